@@ -1,0 +1,80 @@
+# The only things needed: Python 3.11 or later, gcc, make. All else goes into .venv.
+#
+# Three stamps make the second time quick, and let it work offline: the environment is made once,
+# packages are installed when pyproject.toml changes, extensions compiled when their sources do.
+# A step that was interrupted has left no stamp, and is done again.
+
+PYTHON ?= python3
+ARGS   ?=
+
+BIN := .venv/bin
+EXT := setup.py $(wildcard ext/*.pyx ext/*.h fastecho/_native/*.pxd)
+PAST := $(wildcard .benchmarks/*/*.json)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # tests and benchmarks measure time
+.PHONY: help run test bench check format lint types layers coverage smoke build dist clean
+
+help:  ## List what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: build  ## Start the daemon on 127.0.0.1:12345, TCP and UDP; ARGS="--framing u32 :7"
+	@exec $(BIN)/fastecho $(ARGS)
+
+test: build  ## Run the whole test suite, both backends; ARGS="-k name"
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(ARGS)
+
+bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name"
+	$(BIN)/pytest bench --timeout=0 --benchmark-autosave $(if $(PAST),--benchmark-compare) $(ARGS)
+
+check: lint types layers test coverage smoke  ## Do all that CI does
+
+format: .venv/.installed  ## Format the sources
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lint: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PATH=$(BIN):$$PATH cython-lint ext fastecho/_native
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+layers: .venv/.installed
+	$(BIN)/lint-imports --no-logo
+
+coverage:  # of the last `make test`
+	@$(BIN)/coverage combine --quiet --keep
+	$(BIN)/coverage report
+
+smoke: build  # each benchmark once
+	$(BIN)/pytest bench --benchmark-disable
+
+build: .venv/.built  ## Set up .venv and compile the extension modules in place
+
+dist: .venv/.installed  ## Build the sdist and, from it, the wheel
+	FASTECHO_BUILD_EXT=yes $(BIN)/python -m build --no-isolation
+
+clean:  ## Remove everything that was made
+	rm -rf .venv .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .import_linter_cache \
+		.pytest_cache .ruff_cache build dist *.egg-info fastecho/_native/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.made:
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # --group
+	@touch $@
+
+# The installation itself compiles nothing: the next rule does, and only what changed.
+.venv/.installed: pyproject.toml .venv/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	FASTECHO_BUILD_EXT=no $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --editable .
+	@touch $@
+
+.venv/.built: $(EXT) .venv/.installed
+	FASTECHO_BUILD_EXT=yes $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@

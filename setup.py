@@ -1,0 +1,105 @@
+"""The extension modules, nothing else: metadata and settings are in pyproject.toml.
+
+The environment variable `FASTECHO_BUILD_EXT` says what becomes of them:
+
+    auto (default)  compile; if that fails, say so and install the pure twin alone
+    yes             compile; if that fails, so does the installation
+    no              compile nothing (what was built in place before stays there)
+"""
+
+import os
+import sys
+from pathlib import Path
+from textwrap import shorten
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+MODULES = ("framing", "stamping", "selector", "stream", "datagrams")
+INTERFACES = sorted(Path("fastecho/_native").glob("*.pxd"))
+HEADERS = sorted(str(path) for path in Path("ext").glob("*.h"))
+GENERATED = Path("build/cython")
+
+DIRECTIVES = {
+    "language_level": 3,
+    # The C of the hot path, without checks: every index and divisor there is bounded by hand.
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "nonecheck": False,
+    # `inspect.signature` reads the compiled twin as it reads the pure one.
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
+}
+
+# No -march: a wheel runs on every machine of its architecture. Only PyInit_* need be visible.
+CFLAGS = ["-O3", "-fvisibility=hidden", "-Wall"]
+
+
+class BuildAllOrNone(build_ext):
+    """Compiles every module or, where the policy allows it, leaves none behind."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def run(self) -> None:
+        in_place = self.inplace  # build_ext.run() turns it off, and an exception leaves it so
+        try:
+            self.generate()
+            super().run()
+        except Exception as error:
+            if policy == "yes":
+                raise
+            for extension in self.extensions:
+                built = self.get_ext_filename(extension.name)
+                Path(self.build_lib, built).unlink(missing_ok=True)
+                if in_place:
+                    Path(built).unlink(missing_ok=True)
+            self.extensions = []
+            print(
+                "warning: fastecho: the native twin could not be built, so the slower pure twin is "
+                "installed alone (FASTECHO_BUILD_EXT=yes makes this an error): "
+                f"{type(error).__name__}: {shorten(str(error), 120)}",
+                file=sys.stderr,
+            )
+
+    def generate(self) -> None:
+        """Turn the .pyx into C, out of the way of the sources."""
+        from Cython.Build import cythonize  # here: `auto` survives its absence, `no` needs none
+
+        # Cython expects a module's own .pxd beside its .pyx and would not see ours change.
+        inputs = [Path(__file__), *INTERFACES]
+        outputs = [path.stat().st_mtime for path in GENERATED.glob("ext/*.c")]
+        stale = bool(outputs) and max(path.stat().st_mtime for path in inputs) > min(outputs)
+        generated = cythonize(
+            self.extensions,
+            build_dir=str(GENERATED),
+            compiler_directives=DIRECTIVES,
+            force=bool(self.force) or stale,
+        )
+        for extension, with_c in zip(self.extensions, generated, strict=True):
+            extension.sources = with_c.sources
+
+
+policy = os.environ.get("FASTECHO_BUILD_EXT", "auto")
+if policy not in ("auto", "yes", "no"):
+    sys.exit(f"FASTECHO_BUILD_EXT must be auto, yes or no, not {policy!r}")
+if policy == "auto" and sys.platform != "linux":  # epoll, recvmmsg, SO_TIMESTAMPNS, ...
+    policy = "no"
+
+setup(
+    cmdclass={"build_ext": BuildAllOrNone},
+    ext_modules=[
+        Extension(
+            f"fastecho._native.{name}",
+            [f"ext/{name}.pyx"],
+            include_dirs=["ext"],
+            depends=HEADERS,
+            extra_compile_args=CFLAGS,
+        )
+        for name in MODULES
+        if policy != "no"
+    ],
+)
