@@ -1,0 +1,60 @@
+"""fastecho: the TCP and UDP echo daemon that stamps every message with the time it was received.
+
+The map. Imports point down, or left within a row::
+
+    cli/            the commands; one file each: parse, call one function
+    server          settings become listeners on a loop, served until stopped, then drained
+    tcp  udp        what happens on a listener or a socket besides answering
+    framing  prefix  echo  sockets  loop
+                    specs to codecs; templates to parts; the two as a library;
+                    LISTEN words to bound sockets; the selector loop
+    backend         the one choice between the twins
+    _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams
+    addresses  timestamps  limits  errors
+                    how an address is written; what of a stamp is constant for a second;
+                    every bound and its reason; the error tree
+
+`_pure` is the specification; `_native` is compiled from `ext/` and behaves the same, byte for byte.
+
+The way of the data is one call per readable socket::
+
+    loop.run -> selector.dispatch -> stream.on_event     recv -> cut and stamp -> send
+                                  -> datagrams.on_event  receive a batch -> stamp -> send
+
+Public names:
+
+    Echo                bytes in, reply bytes out (`echo`)
+    framing.codec       one connection's framing: `feed`, `finish`, `encode`
+    Server, running     the server, and one in a thread for tests
+    backend             `name`, `load`
+    FastechoError       > ConfigError; FrameError > FrameTooLong, FrameCorrupt, FrameTruncated
+"""
+
+from . import backend, framing
+from .echo import Echo
+from .errors import (
+    ConfigError,
+    FastechoError,
+    FrameCorrupt,
+    FrameError,
+    FrameTooLong,
+    FrameTruncated,
+)
+from .server import Server, running
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "Echo",
+    "FastechoError",
+    "FrameCorrupt",
+    "FrameError",
+    "FrameTooLong",
+    "FrameTruncated",
+    "Server",
+    "__version__",
+    "backend",
+    "framing",
+    "running",
+]

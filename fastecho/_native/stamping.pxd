@@ -1,0 +1,54 @@
+"""C interface of the stamper and the echo; the contract is that of `fastecho._pure.stamping`."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from fastecho._native.framing cimport Codec, Prefix
+
+# One step of a rendering: a literal of the plan's text, or a token.
+cdef struct Step:
+    int kind
+    int digits
+    size_t start
+    size_t length
+
+cdef class Stamper:
+    cdef readonly tuple parts
+    cdef readonly size_t longest
+    cdef readonly bint fine
+    cdef readonly bint shows_peer
+    cdef readonly bint shows_mono
+    cdef public int64_t mono_offset
+    cdef bint per_message
+    cdef int64_t second
+    cdef bytes literals
+    cdef const char* text
+    cdef Step* steps
+    cdef int count
+    cdef char* scratch
+
+    cdef int replan(self, int64_t second) except -1
+    cdef int prefix(
+        self, Prefix* prefix, int64_t now_ns, const char* peer, size_t peer_length
+    ) except -1
+    cdef int one(
+        self, Prefix* prefix, int64_t now_ns, uint64_t seq, size_t length,
+        const char* peer, size_t peer_length,
+    ) except -1
+    cdef size_t write(
+        self, char* out, int64_t now_ns, uint64_t seq, size_t length,
+        const char* peer, size_t peer_length,
+    ) noexcept
+
+cdef class Echo:
+    cdef readonly Codec codec
+    cdef readonly Stamper stamper
+    cdef readonly bytes peer
+
+    cpdef Echo fresh(self, bytes peer=*)
+    cdef int stamp(
+        self, const char* data, size_t size, char* out, size_t room, int64_t now_ns,
+        size_t* consumed, size_t* written,
+    ) except -1
+    cdef int end_into(self, char* out, size_t room, int64_t now_ns, size_t* written) except -1
+
+cdef int64_t checked_time(now_ns) except -1

@@ -1,0 +1,198 @@
+"""Framing specs: how messages are marked in a stream, and the codecs that cut them out.
+
+`line`, `delimiter:HEX`, `raw`, `fixed:N`, `u8` … `u64` (`u16le` …),
+`length:width=1…8[,offset=N][,adjust=N][,le]`, `varint`, `netstring`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import backend as backends
+from .errors import ConfigError
+from .limits import MAX_FRAME, MAX_FRAME_CEILING, MAX_LENGTH_OFFSET, RECEIVE_BUFFER, within
+
+if TYPE_CHECKING:
+    from ._pure.framing import Codec
+    from .backend import Twin
+
+SPECS = (
+    "line",
+    "delimiter:HEX",
+    "raw",
+    "fixed:N",
+    *(f"u{8 * width}" for width in (1, 2, 3, 4, 8)),
+    *(f"u{8 * width}le" for width in (2, 3, 4, 8)),
+    "length:width=N,offset=N,adjust=N,le",
+    "varint",
+    "netstring",
+)
+_INTEGERS = {
+    f"u{8 * width}{end}": (width, bool(end))
+    for width in (1, 2, 3, 4, 8)
+    for end in ("", "le")
+    if end == "" or width > 1
+}
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A parsed spec.
+
+    Attributes:
+        spec: as it was written.
+        delimiter: the byte string that ends a message, or None: framings whose messages carry
+            their end in them restrict what a prefix may contain.
+        fixed: the only length that a message can have, or None.
+        capacity: the longest message that a length field can announce, or None.
+        overhead: the most bytes that a frame has besides its message.
+    """
+
+    spec: str
+    _make: Callable[[Twin, int], Codec]
+    delimiter: bytes | None = None
+    fixed: int | None = None
+    capacity: int | None = None
+    overhead: int = 0
+
+    def limit(self, max_frame: int | None, longest_prefix: int = 0) -> int:
+        """The `max_frame` in force.
+
+        Args:
+            max_frame: what was asked for; None: the default, lowered to what the framing can say.
+            longest_prefix: bytes that a reply's prefix can have.
+
+        Raises:
+            ConfigError: out of range, or more than fixed frames or a length field allow.
+        """
+        asked = None if max_frame is None else within("max_frame", max_frame, 1, MAX_FRAME_CEILING)
+        if self.fixed is not None:
+            if asked is not None and asked < self.fixed:
+                raise ConfigError(f"{self.spec} needs a max_frame of {self.fixed:,}, not {asked:,}")
+            return self.fixed
+        if self.capacity is None:
+            return asked or MAX_FRAME
+        room = self.capacity - longest_prefix
+        if room < 1 or (asked is not None and asked > room):
+            wanted = "" if asked is None else f"max_frame={asked:,} and "
+            raise ConfigError(
+                f"{self.spec} announces at most {self.capacity:,} bytes: too few for"
+                f" {wanted}a prefix of up to {longest_prefix:,}"
+            )
+        return asked or min(MAX_FRAME, room)
+
+    def codec(self, twin: Twin, max_frame: int | None, longest_prefix: int = 0) -> Codec:
+        """A codec for one stream; arguments and errors as in `limit`."""
+        return self._make(twin, self.limit(max_frame, longest_prefix))
+
+    def largest_reply(self, max_frame: int, longest_prefix: int) -> int:
+        """Bytes of the largest reply to one message."""
+        longest = RECEIVE_BUFFER if self.spec == "raw" else max_frame
+        return longest + longest_prefix + self.overhead
+
+
+def parse(spec: str) -> Framing:
+    """The framing that `spec` names.
+
+    Raises:
+        ConfigError: it names none; the text says what is right.
+    """
+    name, colon, argument = spec.partition(":")
+    if name in ("delimiter", "fixed", "length"):
+        if not argument:
+            raise ConfigError(f"framing {spec!r} lacks its value: {_form(name)}")
+        return {"delimiter": _delimiter, "fixed": _fixed, "length": _length}[name](spec, argument)
+    if not colon:
+        if name == "line":
+            return _delimited(spec, b"\n")
+        if name == "raw":
+            return Framing(spec, lambda twin, _: twin.RawCodec())
+        if name == "varint":
+            return Framing(spec, lambda twin, limit: twin.VarintCodec(limit), overhead=10)
+        if name == "netstring":
+            return Framing(spec, lambda twin, limit: twin.NetstringCodec(limit), overhead=12)
+        if name in _INTEGERS:
+            width, little = _INTEGERS[name]
+            return _prefixed(spec, width, little=little)
+    near = difflib.get_close_matches(name, [known.partition(":")[0] for known in SPECS], 1)
+    hint = f" (did you mean {near[0]}?)" if near and near[0] != name else ""
+    raise ConfigError(f"unknown framing {spec!r}{hint}: choose from {'  '.join(SPECS)}")
+
+
+def codec(spec: str, max_frame: int | None = None, backend: str | None = None) -> Codec:
+    """A codec at the start of a stream: `feed(data)`, `finish()`, `encode(payload)`.
+
+    Args:
+        spec: the framing, as in `SPECS`.
+        max_frame: longest message in bytes, 1 to 2**30; by default 65,536, or less where the
+            framing cannot say so much.
+        backend: `native`, `pure`, or `auto`; by default the chosen one.
+
+    Raises:
+        ConfigError: a spec or limit that makes no sense.
+    """
+    return parse(spec).codec(backends.load(backend), max_frame)
+
+
+def _form(name: str) -> str:
+    return next(known for known in SPECS if known.startswith(name + ":"))
+
+
+def _delimited(spec: str, delimiter: bytes) -> Framing:
+    return Framing(
+        spec,
+        lambda twin, limit: twin.DelimiterCodec(delimiter, limit),
+        delimiter=delimiter,
+        overhead=len(delimiter),
+    )
+
+
+def _delimiter(spec: str, argument: str) -> Framing:
+    try:
+        delimiter = bytes.fromhex(argument)
+    except ValueError:
+        raise ConfigError(f"{argument!r} in framing {spec!r} is not hexadecimal") from None
+    backends.load("pure").DelimiterCodec(delimiter, 1)
+    return _delimited(spec, delimiter)
+
+
+def _fixed(spec: str, argument: str) -> Framing:
+    size = within(f"the size in framing {spec!r}", _number(argument), 1, MAX_FRAME_CEILING)
+    return Framing(spec, lambda twin, _: twin.FixedCodec(size), fixed=size)
+
+
+def _length(spec: str, argument: str) -> Framing:
+    values: dict[str, int] = {}
+    for item in argument.split(","):
+        key, _, value = item.partition("=")
+        number = 1 if item == "le" else _number(value)
+        if key in values:
+            raise ConfigError(f"{key!r} stands twice in framing {spec!r}")
+        if (item != "le" and key not in ("width", "offset", "adjust")) or number is None:
+            raise ConfigError(f"{item!r} in framing {spec!r} makes no sense: {_form('length')}")
+        values[key] = number
+    if "width" not in values:
+        raise ConfigError(f"framing {spec!r} lacks its width: {_form('length')}")
+    return _prefixed(
+        spec, values["width"], values.get("offset", 0), values.get("adjust", 0), "le" in values
+    )
+
+
+def _prefixed(
+    spec: str, width: int, offset: int = 0, adjust: int = 0, little: bool = False
+) -> Framing:
+    within(f"width in framing {spec!r}", width, 1, 8)
+    within(f"offset in framing {spec!r}", offset, 0, MAX_LENGTH_OFFSET)
+
+    def make(twin: Twin, limit: int) -> Codec:
+        return twin.LengthCodec(width, limit, offset, adjust, little)
+
+    return Framing(spec, make, capacity=(1 << 8 * width) - 1 + adjust, overhead=offset + width)
+
+
+def _number(text: str) -> int | None:
+    digits = text[1:] if text[:1] == "-" else text
+    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else None

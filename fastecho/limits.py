@@ -1,0 +1,58 @@
+"""Every bound, its default, and the reason for it. Sizes are bytes, times are seconds."""
+
+from __future__ import annotations
+
+from .errors import ConfigError
+
+#: Longest message, where none is asked for: asyncio's own `StreamReader` limit.
+MAX_FRAME = 65_536
+#: The most that `max_frame` can be set to: a reply and its prefix stay far below 2**31, so that
+#: every size fits every system call and C type on the way.
+MAX_FRAME_CEILING = 2**30
+#: Longest delimiter: real ones have one to four bytes, a MIME boundary (RFC 2046, 5.1.1) 70.
+MAX_DELIMITER = 255
+#: Most bytes before a length field, and the furthest that `adjust` can move it: far more than
+#: any header has, and small enough that no sum of them overflows.
+MAX_LENGTH_OFFSET = 65_536
+MAX_LENGTH_ADJUST = 2**30
+#: Longest rendered prefix: no datagram could carry a longer one.
+MAX_PREFIX = 65_535
+#: Longest `{peer}`: `unix:` and a 108-byte path (sun_path, unix(7)) fit; an IPv6 address with
+#: its scope and port has at most 63.
+MAX_PEER = 128
+#: The latest time a message can bear, in nanoseconds: what a signed 64-bit counter holds (2262).
+MAX_TIME_NS = 2**63 - 1
+
+#: What one `recv` takes at most: enough to empty a default socket buffer, and small enough to
+#: stay in the second-level cache.
+RECEIVE_BUFFER = 262_144
+#: One piece of replies, unless a single reply is larger. Bounds what a client that does not read
+#: can make the server hold.
+SEND_BUFFER = 262_144
+#: Datagrams that one system call takes: past 64 the cost of the call is no longer seen.
+DATAGRAM_BATCH = 64
+#: The largest datagram there is (the UDP length field, RFC 768).
+MAX_DATAGRAM = 65_535
+#: Connections accepted for one readiness event: a crowd of newcomers must not starve the others.
+ACCEPT_BUDGET = 64
+#: Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn (4,096).
+BACKLOG = 4_096
+
+#: After a fault: how long the rest of the peer's input is read and discarded, so that no reset
+#: overtakes the replies sent before it.
+LINGER_TIMEOUT = 2.0
+#: After a stop: how long replies that the kernel has not taken yet are waited for.
+DRAIN_TIMEOUT = 5.0
+#: How long a listener rests that could not accept for want of descriptors or memory.
+ACCEPT_PAUSE = 1.0
+
+
+def within(name: str, value: object, low: int, high: int) -> int:
+    """`value`, if it is a whole number from `low` to `high`.
+
+    Raises:
+        ConfigError: naming the setting, its range and what came instead.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    raise ConfigError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")
