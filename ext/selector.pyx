@@ -1,0 +1,354 @@
+"""The selector, compiled: epoll(7) with the contract of `selectors`, and `dispatch`.
+
+Entries are found by descriptor number. A serial number tells one registration of a descriptor from
+the next, so that `dispatch` calls no key that was unregistered or replaced since it woke. Data of
+exactly a native type is called in C; all else gets its Python `on_event`.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EINTR, errno
+from libc.limits cimport INT_MAX
+from libc.math cimport ceil
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close as close_fd
+
+import selectors
+from collections.abc import Mapping
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+        EPOLLIN
+        EPOLLOUT
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+
+cdef enum:
+    TURN = 256    # keys that one turn calls at most: what is left is ready in the next one
+
+cdef object SelectorKey = selectors.SelectorKey
+cdef list direct_types = []
+
+
+cdef int call_directly(type kind) except -1:
+    """Have `dispatch` call data of exactly this type in C; it must be a `Handler`."""
+    direct_types.append(kind)
+    return 0
+
+
+cdef class Handler:
+    """A key's data that can be called without leaving C."""
+
+    cdef int handle(self, int mask) except -1:
+        """The descriptor is ready for the events in `mask`."""
+        return 0
+
+    def on_event(self, int mask):
+        """The descriptor is ready for the events in `mask`."""
+        self.handle(mask)
+
+
+cdef class SelectorCore:
+    """The selector, but for its base class."""
+
+    def __cinit__(self):
+        self.epoll = -1
+        self.files = []
+        self.datas = []
+        self.map = Map(self)
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            close_fd(self.epoll)
+        free(self.entries)
+
+    # -- for C
+
+    cdef int add(self, int fd, fileobj, int events, data) except -1:
+        """Register a descriptor that is not registered."""
+        cdef epoll_event event
+        event.events = mask_of(events)
+        event.data.fd = fd
+        # First, so that only the number of an open descriptor makes the table grow.
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+            PyErr_SetFromErrno(OSError)
+        try:
+            self.reserve(fd)
+        except MemoryError:
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
+            raise
+        self.entries[fd].serial = self.next_serial()
+        self.entries[fd].events = events
+        self.entries[fd].direct = type(data) in direct_types
+        self.files[fd] = fileobj
+        self.datas[fd] = data
+        self.count += 1
+        return 0
+
+    cdef int change(self, int fd, int events) except -1:
+        """Wait for other events on a registered descriptor."""
+        cdef epoll_event event
+        if events == self.entries[fd].events:
+            return 0
+        event.events = mask_of(events)
+        event.data.fd = fd
+        if epoll_ctl(self.epoll, EPOLL_CTL_MOD, fd, &event) < 0:
+            PyErr_SetFromErrno(OSError)
+        self.entries[fd].events = events
+        self.entries[fd].serial = self.next_serial()
+        return 0
+
+    cdef int remove(self, int fd) except -1:
+        """Unregister a registered descriptor, which may be closed already."""
+        cdef epoll_event event
+        self.forget(fd)
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
+        return 0
+
+    cdef int find(self, fileobj) except -1:
+        """The descriptor of a file object; of a registered one also after it was closed."""
+        cdef int fd
+        try:
+            return descriptor(fileobj)
+        except ValueError:
+            for fd in range(self.capacity):
+                if self.entries[fd].serial and self.files[fd] is fileobj:
+                    return fd
+            raise
+
+    cdef int registered(self, fileobj) except -1:
+        """The descriptor of a file object that is registered."""
+        cdef int fd = self.find(fileobj)
+        if fd >= self.capacity or not self.entries[fd].serial:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return fd
+
+    cdef object key(self, int fd):
+        return SelectorKey(self.files[fd], fd, self.entries[fd].events, self.datas[fd])
+
+    cdef int reserve(self, int fd) except -1:
+        """Make room for an entry."""
+        cdef int capacity = self.capacity
+        cdef Entry* grown
+        if fd < capacity:
+            return 0
+        capacity = max(fd + 1, 2 * capacity, 64)
+        grown = <Entry*> realloc(self.entries, <size_t> capacity * sizeof(Entry))
+        if grown == NULL:
+            raise MemoryError
+        memset(grown + self.capacity, 0, <size_t> (capacity - self.capacity) * sizeof(Entry))
+        self.entries = grown
+        self.files.extend([None] * (capacity - len(self.files)))
+        self.datas.extend([None] * (capacity - len(self.datas)))
+        self.capacity = capacity
+        return 0
+
+    cdef int forget(self, int fd) except -1:
+        self.entries[fd].serial = 0
+        self.count -= 1
+        self.files[fd] = None
+        self.datas[fd] = None
+        return 0
+
+    cdef uint32_t next_serial(self) noexcept:
+        self.serial += 1
+        if self.serial == 0:
+            self.serial = 1
+        return self.serial
+
+    cdef int check_open(self) except -1:
+        if self.epoll < 0:
+            raise ValueError("I/O operation on closed epoll object")
+        return 0
+
+    # -- the contract of `selectors`
+
+    def register(self, fileobj, events, data=None):
+        """Watch a file object; see `selectors.BaseSelector.register`."""
+        cdef int fd
+        if not events or events & ~(EVENT_READ | EVENT_WRITE):
+            raise ValueError(f"Invalid events: {events!r}")
+        fd = self.find(fileobj)
+        if fd < self.capacity and self.entries[fd].serial:
+            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        self.check_open()
+        self.add(fd, fileobj, events, data)
+        return self.key(fd)
+
+    def unregister(self, fileobj):
+        """Watch it no more; see `selectors.BaseSelector.unregister`."""
+        cdef int fd = self.registered(fileobj)
+        key = self.key(fd)
+        self.remove(fd)
+        return key
+
+    def modify(self, fileobj, events, data=None):
+        """Watch for other events, or with other data; see `selectors.BaseSelector.modify`."""
+        cdef int fd = self.registered(fileobj)
+        try:
+            self.change(fd, events)
+        except BaseException:
+            self.forget(fd)
+            raise
+        if data != self.datas[fd]:
+            self.datas[fd] = data
+            self.entries[fd].direct = type(data) in direct_types
+            self.entries[fd].serial = self.next_serial()
+        return self.key(fd)
+
+    def select(self, timeout=None):
+        """Wait for ready file objects: (key, events) of each; see `selectors`."""
+        cdef int size = max(self.count, 1), ready, i, fd, mask
+        cdef epoll_event* events = <epoll_event*> malloc(<size_t> size * sizeof(epoll_event))
+        if events == NULL:
+            raise MemoryError
+        try:
+            ready = wait(self, timeout, events, size)
+            found = []
+            for i in range(ready):
+                fd = events[i].data.fd
+                if fd < self.capacity and self.entries[fd].serial:
+                    mask = ready_for(events[i].events) & self.entries[fd].events
+                    found.append((self.key(fd), mask))
+            return found
+        finally:
+            free(events)
+
+    def get_map(self):
+        """File object to `SelectorKey`, live; None once closed."""
+        return self.map if self.epoll >= 0 else None
+
+    def close(self):
+        """Give the descriptor back and forget all keys."""
+        if self.epoll >= 0:
+            close_fd(self.epoll)
+            self.epoll = -1
+        for fd in range(self.capacity):
+            if self.entries[fd].serial:
+                self.forget(fd)
+
+    def fileno(self):
+        """The epoll descriptor."""
+        self.check_open()
+        return self.epoll
+
+    # -- beyond it
+
+    def dispatch(self, timeout=None):
+        """Wait up to `timeout` seconds (None: for ever), call what is ready, return how many."""
+        cdef epoll_event events[TURN]
+        cdef uint32_t serials[TURN]
+        cdef int ready = wait(self, timeout, events, TURN), called = 0, i, fd, mask
+        cdef object data
+        for i in range(ready):
+            fd = events[i].data.fd
+            serials[i] = self.entries[fd].serial if fd < self.capacity else 0
+        for i in range(ready):
+            fd = events[i].data.fd
+            if serials[i] == 0 or self.entries[fd].serial != serials[i]:
+                continue
+            mask = ready_for(events[i].events) & self.entries[fd].events
+            data = self.datas[fd]
+            called += 1
+            if self.entries[fd].direct:
+                (<Handler> data).handle(mask)
+            else:
+                data.on_event(mask)
+        return called
+
+
+class Selector(SelectorCore, selectors.BaseSelector):
+    """epoll(7) as a `selectors.BaseSelector`, with `dispatch`."""
+
+
+class Map(Mapping):
+    """A selector's file objects and their keys, live."""
+
+    def __init__(self, core):
+        self._core = core
+
+    def __len__(self):
+        return (<SelectorCore> self._core).count
+
+    def __getitem__(self, fileobj):
+        cdef SelectorCore core = self._core
+        return core.key(core.registered(fileobj))
+
+    def __iter__(self):
+        cdef SelectorCore core = self._core
+        return iter([fd for fd in range(core.capacity) if core.entries[fd].serial])
+
+
+cdef int wait(SelectorCore core, timeout, epoll_event* events, int size) except -1:
+    """epoll_wait for at least `timeout` seconds; after a signal's handler it goes on (PEP 475)."""
+    cdef int milliseconds = -1, ready
+    cdef double deadline = 0
+    core.check_open()
+    if timeout is not None:
+        milliseconds = whole_milliseconds(max(timeout, 0))
+        deadline = monotonic() + milliseconds / 1e3
+    while True:
+        with nogil:
+            ready = epoll_wait(core.epoll, events, size, milliseconds)
+        if ready >= 0:
+            return ready
+        if errno != EINTR:
+            PyErr_SetFromErrno(OSError)
+        PyErr_CheckSignals()
+        core.check_open()
+        if milliseconds > 0:
+            milliseconds = whole_milliseconds(max(deadline - monotonic(), 0))
+
+
+cdef int descriptor(fileobj) except -1:
+    """The descriptor of a file object or of a number, as `selectors` finds it."""
+    if isinstance(fileobj, int):
+        number = fileobj
+    else:
+        try:
+            number = int(fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+    if not 0 <= number <= INT_MAX:
+        raise ValueError(f"Invalid file descriptor: {number}")
+    return number
+
+
+cdef inline uint32_t mask_of(int events) noexcept:
+    """epoll's events for those of `selectors`."""
+    return (EPOLLIN if events & EVENT_READ else 0) | (EPOLLOUT if events & EVENT_WRITE else 0)
+
+
+cdef inline int ready_for(uint32_t found) noexcept:
+    """Hang-ups and errors make both ready: the call that follows tells which it is."""
+    return (EVENT_WRITE if found & ~<uint32_t> EPOLLIN else 0) | (
+        EVENT_READ if found & ~<uint32_t> EPOLLOUT else 0
+    )
+
+
+cdef int whole_milliseconds(double seconds) except -1:
+    """Rounded up, so that no wait is shorter than asked for."""
+    if seconds * 1e3 > INT_MAX:
+        raise OverflowError("timeout is too large")
+    return <int> ceil(seconds * 1e3)
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec / 1e9

@@ -1,0 +1,5 @@
+"""`python -m fastecho`."""
+
+from .cli import main
+
+main()

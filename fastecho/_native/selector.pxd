@@ -1,0 +1,40 @@
+"""C interface of the selector; the contract is that of `fastecho._pure.selector`."""
+
+from libc.stdint cimport uint32_t
+
+cdef enum:
+    EVENT_READ = 1
+    EVENT_WRITE = 2
+
+# A key's data that can be called without leaving C.
+cdef class Handler:
+    cdef int handle(self, int mask) except -1
+
+# What is known of a descriptor; `serial` is 0 while it is not registered.
+cdef struct Entry:
+    uint32_t serial
+    int events
+    bint direct
+
+cdef class SelectorCore:
+    cdef int epoll
+    cdef Entry* entries
+    cdef int capacity
+    cdef int count
+    cdef uint32_t serial
+    cdef list files
+    cdef list datas
+    cdef object map
+
+    cdef int add(self, int fd, fileobj, int events, data) except -1
+    cdef int change(self, int fd, int events) except -1
+    cdef int remove(self, int fd) except -1
+    cdef int check_open(self) except -1
+    cdef int find(self, fileobj) except -1
+    cdef int registered(self, fileobj) except -1
+    cdef object key(self, int fd)
+    cdef int reserve(self, int fd) except -1
+    cdef int forget(self, int fd) except -1
+    cdef uint32_t next_serial(self) noexcept
+
+cdef int call_directly(type kind) except -1

@@ -1,0 +1,56 @@
+"""One loop: a selector, the buffers that all its streams share, and a way to wake it up.
+
+The loop does one thing: dispatch until it is stopped, and about once a second call `sweep`, which
+does what is due; there is no timer per connection. `stop` may come from any thread or signal
+handler: it writes to a descriptor that the selector watches.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backend import Twin
+
+#: How late anything that is due may be done, in seconds.
+SWEEP_INTERVAL = 1.0
+
+
+class Loop:
+    """A selector with its wake-up; closed by `close`."""
+
+    def __init__(self, twin: Twin) -> None:
+        self.selector = twin.Selector()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stopped = False
+        self.selector.register(self._reader, 1, self)
+
+    def run(self, sweep: Callable[[], None]) -> None:
+        """Dispatch until `stop`, calling `sweep` about once a second."""
+        due = time.monotonic() + SWEEP_INTERVAL
+        while not self._stopped:
+            self.selector.dispatch(due - time.monotonic())
+            if time.monotonic() >= due:
+                sweep()
+                due = time.monotonic() + SWEEP_INTERVAL
+
+    def stop(self) -> None:
+        """Make `run` return; may be called from any thread, a signal handler, or twice."""
+        self._stopped = True
+        try:
+            os.write(self._writer, b"!")
+        except (BlockingIOError, OSError):
+            return  # full: the loop will wake up anyway; closed: it has ended
+
+    def on_event(self, mask: int) -> None:
+        """Somebody called `stop`."""
+        os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.selector.close()
+        os.close(self._reader)
+        os.close(self._writer)
