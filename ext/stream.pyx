@@ -151,6 +151,8 @@ cdef class Listener(Handler):
             self.selector.add(fd, stream, EVENT_READ, stream)
         except OSError as error:
             return self.cannot_accept(error.errno)
+        except MemoryError:
+            return self.cannot_accept(ENOMEM)
         self.accepted += 1
         self.open += 1
         if self.verbose:

@@ -8,8 +8,10 @@ handler: it writes to a descriptor that the selector watches.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ class Loop:
         self.selector = twin.Selector()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopped = False
+        #: So that `stop` never writes to a number that `close` has given back. A signal handler
+        #: may find the lock taken by its own thread.
+        self._lock = threading.RLock()
         self.selector.register(self._reader, 1, self)
 
     def run(self, sweep: Callable[[], None]) -> None:
@@ -40,10 +45,10 @@ class Loop:
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, a signal handler, or twice."""
         self._stopped = True
-        try:
-            os.write(self._writer, b"!")
-        except (BlockingIOError, OSError):
-            return  # full: the loop will wake up anyway; closed: it has ended
+        with self._lock:
+            if self._writer >= 0:
+                with suppress(BlockingIOError):  # full: the loop will wake up anyway
+                    os.write(self._writer, b"!")
 
     def on_event(self, mask: int) -> None:
         """Somebody called `stop`."""
@@ -51,6 +56,9 @@ class Loop:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        self.selector.close()
-        os.close(self._reader)
-        os.close(self._writer)
+        with self._lock:
+            writer, self._writer = self._writer, -1
+        if writer >= 0:
+            self.selector.close()
+            os.close(self._reader)
+            os.close(writer)

@@ -17,6 +17,7 @@ Contract:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from typing import Protocol
@@ -133,24 +134,30 @@ class Listener:
             except OSError as error:
                 if error.errno in addresses.PASSING:
                     continue
-                self.rest()
-                self.owner.resting(self, error)
+                self._cannot_accept(error)
                 return
             self._adopt(sock, address)
 
     def _adopt(self, sock: socket.socket, address: Address) -> None:
-        sock.setblocking(False)
         try:
+            sock.setblocking(False)
             stream = Stream(self, sock, address)
         except OSError as error:
             sock.close()
-            self.rest()
-            self.owner.resting(self, error)
+            self._cannot_accept(error)
+            return
+        except MemoryError:
+            sock.close()
+            self._cannot_accept(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
             return
         self.accepted += 1
         self.open += 1
         if self.verbose:
             self.owner.connected(stream)
+
+    def _cannot_accept(self, error: OSError) -> None:
+        self.rest()
+        self.owner.resting(self, error)
 
     def rest(self) -> None:
         """Accept nothing until `wake`: the next wait in the backlog."""
