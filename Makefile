@@ -27,7 +27,8 @@ test: build  ## Run the whole test suite, both backends; ARGS="-k name"
 	$(BIN)/coverage run -m pytest $(ARGS)
 
 bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name"
-	$(BIN)/pytest bench --timeout=0 --benchmark-autosave $(if $(PAST),--benchmark-compare) $(ARGS)
+	$(BIN)/pytest bench --timeout=0 -W "default:Benchmark machine_info" --benchmark-autosave \
+		--benchmark-columns=median,iqr,rounds $(if $(PAST),--benchmark-compare) $(ARGS)
 
 check: lint types layers test coverage smoke  ## Do all that CI does
 

@@ -3,9 +3,9 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport timespec
 
 from fastecho._native.framing cimport Prefix
@@ -13,14 +13,23 @@ from fastecho._native.selector cimport EVENT_READ, Handler, SelectorCore, call_d
 from fastecho._native.stamping cimport Stamper
 from fastecho._native.stream cimport address_of, read_clock, sockaddr_storage, socklen_t
 
-from socket import SOL_SOCKET as SOCKET_LEVEL
+import socket
 
 from fastecho import addresses
-from fastecho.limits import DATAGRAM_BATCH, MAX_DATAGRAM
+from fastecho.limits import (
+    ANSWERING_PORTS,
+    DATAGRAM_BATCH,
+    IPV4_OVERHEAD,
+    IPV6_OVERHEAD,
+    MAX_DATAGRAM,
+    PRIVILEGED_PORTS,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_TRUNC
+        AF_INET
+        AF_INET6
         SOL_SOCKET
         SO_TIMESTAMPNS
     struct iovec:
@@ -44,15 +53,52 @@ cdef extern from "<sys/socket.h>" nogil:
     cmsghdr* CMSG_FIRSTHDR(msghdr* message)
     cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* control)
     unsigned char* CMSG_DATA(cmsghdr* control)
+    size_t CMSG_LEN(size_t length)
+    size_t CMSG_SPACE(size_t length)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
+
+# Python 3.11 does not name IP_PKTINFO; addresses are taken as bytes, in network order.
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_IP
+        IPPROTO_IPV6
+        IP_PKTINFO
+        IPV6_PKTINFO
+        IPV6_RECVPKTINFO
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+    struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t ntohs(uint16_t value)
 
 cdef enum:
     BATCH = 64       # limits.DATAGRAM_BATCH: array sizes are known when compiled
     LARGEST = 65535  # limits.MAX_DATAGRAM
-    CONTROL = 64     # bytes for one control message with a timespec, and to spare
+    CONTROL = 128    # bytes for control messages with a timespec and both kinds of pktinfo
+
+cdef int PRIVILEGED = PRIVILEGED_PORTS
+cdef size_t OVERHEAD4 = IPV4_OVERHEAD, OVERHEAD6 = IPV6_OVERHEAD
+cdef frozenset answering_ports = ANSWERING_PORTS
 
 assert BATCH == DATAGRAM_BATCH and LARGEST == MAX_DATAGRAM
+
+# RFC 4291: an IPv4 address written as an IPv6 one (2.5.5.2), and ::1 (2.5.3).
+cdef const char* MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
+cdef const char* LOOPBACK6 = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1"
 
 # The arrays of one batch. Memory that no datagram ever reaches is never touched, so not resident.
 cdef struct Batch:
@@ -62,6 +108,7 @@ cdef struct Batch:
     iovec parts[2 * BATCH]
     sockaddr_storage names[BATCH]
     char control[BATCH][CONTROL]
+    char back[BATCH][CONTROL]
     char data[BATCH][LARGEST]
     char* prefixes
 
@@ -81,8 +128,14 @@ cdef class Datagrams(Handler):
         self.verbose = verbose
         self.unanswered = {}
         self.batch = new_batch(stamper.longest)
+        self.is_ip = sock.family in (AF_INET, AF_INET6)
+        self.port = sock.getsockname()[1] if self.is_ip else 0
         if stamper.fine:
-            sock.setsockopt(SOCKET_LEVEL, SO_TIMESTAMPNS, 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        if self.is_ip and not addresses.is_loopback(sock.getsockname()):
+            sock.setsockopt(IPPROTO_IP, IP_PKTINFO, 1)
+            if sock.family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
         selector.add(self.fd, self, EVENT_READ, self)
 
     def __dealloc__(self):
@@ -96,9 +149,10 @@ cdef class Datagrams(Handler):
 
     def close(self):
         """Answer no more."""
-        self.selector.unregister(self)
-        self.fd = -1
-        self.sock.close()
+        if self.fd >= 0:
+            self.selector.remove(self.fd)
+            self.fd = -1
+            self.sock.close()
 
     cdef int handle(self, int mask) except -1:
         """Answer what waits, up to a batch."""
@@ -113,7 +167,7 @@ cdef class Datagrams(Handler):
         cdef int received, i
         for i in range(BATCH):
             batch.received[i].msg_hdr.msg_namelen = sizeof(sockaddr_storage)
-            batch.received[i].msg_hdr.msg_controllen = CONTROL if self.stamper.fine else 0
+            batch.received[i].msg_hdr.msg_controllen = CONTROL
         while True:
             received = recvmmsg(self.fd, batch.received, BATCH, 0, NULL)
             if received >= 0:
@@ -133,7 +187,10 @@ cdef class Datagrams(Handler):
         cdef Prefix prefix
         cdef iovec* parts
         cdef msghdr* message
+        cdef msghdr* answer
         cdef char* text
+        cdef const char* group
+        cdef str reason
         cdef int i, replies = 0
         for i in range(received):
             message = &batch.received[i].msg_hdr
@@ -142,12 +199,25 @@ cdef class Datagrams(Handler):
                 continue
             self.messages += 1
             self.bytes_in += batch.received[i].msg_len
+            if message.msg_namelen <= sizeof(batch.names[i].ss_family):
+                self.drop("nameless")
+                continue
             if self.stamper.shows_peer:
-                peer = addresses.peer(address_of(&batch.names[i]))
+                peer = addresses.peer(address_of(&batch.names[i], message.msg_namelen))
             self.stamper.one(
                 &prefix, kernel_time(message, now_ns), self.messages, batch.received[i].msg_len,
                 PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer),
             )
+            answer = &batch.replies[replies].msg_hdr
+            answer.msg_control = batch.back[replies]
+            group = contacted(message, answer)
+            if self.is_ip:
+                reason = refusal(
+                    &batch.names[i], group, self.port, batch.received[i].msg_len, prefix.length
+                )
+                if reason is not None:
+                    self.drop(reason)
+                    continue
             # The stamper's own memory is for one prefix at a time.
             text = batch.prefixes + <size_t> replies * self.stamper.longest
             memcpy(text, prefix.text, prefix.length)
@@ -156,8 +226,8 @@ cdef class Datagrams(Handler):
             parts[0].iov_len = prefix.length
             parts[1].iov_base = batch.data[i]
             parts[1].iov_len = batch.received[i].msg_len
-            batch.replies[replies].msg_hdr.msg_name = message.msg_name
-            batch.replies[replies].msg_hdr.msg_namelen = message.msg_namelen
+            answer.msg_name = message.msg_name
+            answer.msg_namelen = message.msg_namelen
             replies += 1
         return replies
 
@@ -178,7 +248,11 @@ cdef class Datagrams(Handler):
                 self.bytes_out += batch.replies[i].msg_len
                 if self.verbose:
                     self.owner.answered(
-                        self, address_of(<sockaddr_storage*> batch.replies[i].msg_hdr.msg_name)
+                        self,
+                        address_of(
+                            <sockaddr_storage*> batch.replies[i].msg_hdr.msg_name,
+                            batch.replies[i].msg_hdr.msg_namelen,
+                        ),
                     )
             at += sent
         return 0
@@ -211,6 +285,79 @@ cdef Batch* new_batch(size_t longest_prefix) except NULL:
         message.msg_iov = &batch.parts[2 * i]
         message.msg_iovlen = 2
     return batch
+
+
+cdef str refusal(
+    const sockaddr_storage* source, const char* group, int own_port, size_t size, size_t prefix
+):
+    """Why a datagram from this source is not answered; None: it is."""
+    cdef const uint8_t* inet = <const uint8_t*> &(<const sockaddr_in*> source).sin_addr
+    cdef const uint8_t* inet6 = <const uint8_t*> &(<const sockaddr_in6*> source).sin6_addr
+    cdef bint is_inet = source.ss_family == AF_INET
+    # Both kinds of address have the port in the same place.
+    cdef int port = ntohs((<const sockaddr_in*> source).sin_port)
+    if not is_inet and memcmp(inet6, MAPPED, 12) == 0:
+        inet = inet6 + 12
+        is_inet = True
+    if inet[0] == 127 if is_inet else memcmp(inet6, LOOPBACK6, 16) == 0:
+        return None
+    if port < PRIVILEGED:
+        return "privileged_port"
+    if port == own_port:
+        return "own_port"
+    if port in answering_ports:
+        return "answering_port"
+    if group != NULL:
+        return group.decode()
+    if prefix > size + (OVERHEAD4 if is_inet else OVERHEAD6):
+        return "amplified"
+    return None
+
+
+cdef const char* contacted(msghdr* message, msghdr* answer) noexcept:
+    """Have the answer leave from the address that was contacted; its kind, if it is a group's."""
+    cdef cmsghdr* control = CMSG_FIRSTHDR(message)
+    cdef const char* group = NULL
+    cdef in_pktinfo info
+    cdef in6_pktinfo info6
+    cdef const uint8_t* target
+    answer.msg_controllen = 0
+    while control != NULL:
+        if control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_PKTINFO:
+            memcpy(&info, CMSG_DATA(control), sizeof(info))
+            target = <const uint8_t*> &info.ipi_addr
+            if target[0] >> 4 == 0xe:
+                group = b"multicast"
+            elif memcmp(target, &info.ipi_spec_dst, 4):
+                group = b"broadcast"
+            info.ipi_ifindex = 0
+            memset(&info.ipi_addr, 0, sizeof(info.ipi_addr))
+            put_control(answer, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info))
+            return group
+        if control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_PKTINFO:
+            memcpy(&info6, CMSG_DATA(control), sizeof(info6))
+            target = <const uint8_t*> &info6.ipi6_addr
+            if target[0] == 0xff:
+                group = b"multicast"
+            else:
+                # A link-local address (fe80::/10) needs its interface; else the route decides.
+                if target[0] != 0xfe or target[1] & 0xc0 != 0x80:
+                    info6.ipi6_ifindex = 0
+                put_control(answer, IPPROTO_IPV6, IPV6_PKTINFO, &info6, sizeof(info6))
+        control = CMSG_NXTHDR(message, control)
+    return group
+
+
+cdef void put_control(
+    msghdr* message, int level, int kind, const void* data, size_t size
+) noexcept:
+    """Make this the message's one control message."""
+    cdef cmsghdr* control = <cmsghdr*> message.msg_control
+    control.cmsg_level = level
+    control.cmsg_type = kind
+    control.cmsg_len = CMSG_LEN(size)
+    memcpy(CMSG_DATA(control), data, size)
+    message.msg_controllen = CMSG_SPACE(size)
 
 
 cdef int64_t kernel_time(msghdr* message, int64_t now_ns) noexcept:

@@ -36,6 +36,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
 
 cdef enum:
+    NO_DESCRIPTOR = INT_MAX    # stands for all numbers that no descriptor can have
     TURN = 256    # keys that one turn calls at most: what is left is ready in the next one
 
 cdef object SelectorKey = selectors.SelectorKey
@@ -65,7 +66,7 @@ cdef class SelectorCore:
 
     def __cinit__(self):
         self.epoll = -1
-        self.files = []
+        self.files = {}
         self.datas = []
         self.map = Map(self)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -95,7 +96,8 @@ cdef class SelectorCore:
         self.entries[fd].serial = self.next_serial()
         self.entries[fd].events = events
         self.entries[fd].direct = type(data) in direct_types
-        self.files[fd] = fileobj
+        if fileobj is not data:
+            self.files[fd] = fileobj
         self.datas[fd] = data
         self.count += 1
         return 0
@@ -127,7 +129,7 @@ cdef class SelectorCore:
             return descriptor(fileobj)
         except ValueError:
             for fd in range(self.capacity):
-                if self.entries[fd].serial and self.files[fd] is fileobj:
+                if self.entries[fd].serial and self.file(fd) is fileobj:
                     return fd
             raise
 
@@ -139,7 +141,10 @@ cdef class SelectorCore:
         return fd
 
     cdef object key(self, int fd):
-        return SelectorKey(self.files[fd], fd, self.entries[fd].events, self.datas[fd])
+        return SelectorKey(self.file(fd), fd, self.entries[fd].events, self.datas[fd])
+
+    cdef object file(self, int fd):
+        return self.files[fd] if fd in self.files else self.datas[fd]
 
     cdef int reserve(self, int fd) except -1:
         """Make room for an entry."""
@@ -147,13 +152,12 @@ cdef class SelectorCore:
         cdef Entry* grown
         if fd < capacity:
             return 0
-        capacity = max(fd + 1, 2 * capacity, 64)
+        capacity = max(fd + 1, capacity + capacity // 4, 64)
         grown = <Entry*> realloc(self.entries, <size_t> capacity * sizeof(Entry))
         if grown == NULL:
             raise MemoryError
         memset(grown + self.capacity, 0, <size_t> (capacity - self.capacity) * sizeof(Entry))
         self.entries = grown
-        self.files.extend([None] * (capacity - len(self.files)))
         self.datas.extend([None] * (capacity - len(self.datas)))
         self.capacity = capacity
         return 0
@@ -161,7 +165,7 @@ cdef class SelectorCore:
     cdef int forget(self, int fd) except -1:
         self.entries[fd].serial = 0
         self.count -= 1
-        self.files[fd] = None
+        self.files.pop(fd, None)
         self.datas[fd] = None
         return 0
 
@@ -186,6 +190,8 @@ cdef class SelectorCore:
         fd = self.find(fileobj)
         if fd < self.capacity and self.entries[fd].serial:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        if fd == NO_DESCRIPTOR:
+            raise OverflowError("Python int too large to convert to C int")
         self.check_open()
         self.add(fd, fileobj, events, data)
         return self.key(fd)
@@ -200,12 +206,14 @@ cdef class SelectorCore:
     def modify(self, fileobj, events, data=None):
         """Watch for other events, or with other data; see `selectors.BaseSelector.modify`."""
         cdef int fd = self.registered(fileobj)
+        cdef bint other_events = events != self.entries[fd].events
         try:
             self.change(fd, events)
         except BaseException:
             self.forget(fd)
             raise
-        if data != self.datas[fd]:
+        if other_events or data != self.datas[fd]:
+            self.files[fd] = self.file(fd)
             self.datas[fd] = data
             self.entries[fd].direct = type(data) in direct_types
             self.entries[fd].serial = self.next_serial()
@@ -300,7 +308,7 @@ cdef int wait(SelectorCore core, timeout, epoll_event* events, int size) except 
     cdef double deadline = 0
     core.check_open()
     if timeout is not None:
-        milliseconds = whole_milliseconds(max(timeout, 0))
+        milliseconds = whole_milliseconds(timeout if not timeout <= 0 else 0)
         deadline = monotonic() + milliseconds / 1e3
     while True:
         with nogil:
@@ -324,9 +332,9 @@ cdef int descriptor(fileobj) except -1:
             number = int(fileobj.fileno())
         except (AttributeError, TypeError, ValueError):
             raise ValueError(f"Invalid file object: {fileobj!r}") from None
-    if not 0 <= number <= INT_MAX:
+    if number < 0:
         raise ValueError(f"Invalid file descriptor: {number}")
-    return number
+    return min(number, NO_DESCRIPTOR)
 
 
 cdef inline uint32_t mask_of(int events) noexcept:
@@ -343,6 +351,8 @@ cdef inline int ready_for(uint32_t found) noexcept:
 
 cdef int whole_milliseconds(double seconds) except -1:
     """Rounded up, so that no wait is shorter than asked for."""
+    if seconds != seconds:
+        raise ValueError("cannot convert float NaN to integer")
     if seconds * 1e3 > INT_MAX:
         raise OverflowError("timeout is too large")
     return <int> ceil(seconds * 1e3)

@@ -228,6 +228,38 @@ cdef int64_t checked_time(now_ns) except -1:
     return now_ns
 
 
+cdef int stamp(
+    Codec codec, Stamper stamper, bytes peer, const char* data, size_t size, char* out,
+    size_t room, int64_t now_ns, size_t* consumed, size_t* written,
+) except -1:
+    """The hot path: cut `data`, stamp the messages into `out`, as many as fit."""
+    cdef Prefix prefix
+    stamper.prefix(&prefix, now_ns, PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer))
+    return codec.run(data, size, None, out, room, &prefix, consumed, written)
+
+
+cdef int stamp_tail(
+    Codec codec, Stamper stamper, bytes peer, char* out, size_t room, int64_t now_ns,
+    size_t* written,
+) except -1:
+    """The stream has ended: write the tail's reply; at most prefix, limit and delimiter."""
+    cdef Prefix prefix
+    written[0] = 0
+    if not codec.end():
+        return 0
+    stamper.one(
+        &prefix, now_ns, codec.messages, codec.held_length,
+        PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer),
+    )
+    if prefix.length + codec.held_length > room:
+        raise BufferError("the buffer cannot hold the reply to the tail")
+    memcpy(out, prefix.text, prefix.length)
+    memcpy(out + prefix.length, codec.held, codec.held_length)
+    written[0] = prefix.length + codec.held_length
+    codec.release()
+    return 0
+
+
 cdef class Echo:
     """Codec and stamper: bytes in, reply bytes out."""
 
@@ -269,36 +301,6 @@ cdef class Echo:
         """The fault that ended the stream; further input is ignored."""
         return self.codec.error
 
-    cdef int stamp(
-        self, const char* data, size_t size, char* out, size_t room, int64_t now_ns,
-        size_t* consumed, size_t* written,
-    ) except -1:
-        """The hot path: cut `data`, stamp the messages into `out`, as many as fit."""
-        cdef Prefix prefix
-        self.stamper.prefix(
-            &prefix, now_ns, PyBytes_AS_STRING(self.peer), <size_t> PyBytes_GET_SIZE(self.peer)
-        )
-        return self.codec.run(data, size, None, out, room, &prefix, consumed, written)
-
-    cdef int end_into(self, char* out, size_t room, int64_t now_ns, size_t* written) except -1:
-        """The stream has ended: write the tail's reply; at most prefix, limit and delimiter."""
-        cdef Prefix prefix
-        cdef Codec codec = self.codec
-        written[0] = 0
-        if not codec.end():
-            return 0
-        self.stamper.one(
-            &prefix, now_ns, codec.messages, codec.held_length,
-            PyBytes_AS_STRING(self.peer), <size_t> PyBytes_GET_SIZE(self.peer),
-        )
-        if prefix.length + codec.held_length > room:
-            raise BufferError("the buffer cannot hold the reply to the tail")
-        memcpy(out, prefix.text, prefix.length)
-        memcpy(out + prefix.length, codec.held, codec.held_length)
-        written[0] = prefix.length + codec.held_length
-        codec.release()
-        return 0
-
     def feed_into(self, data, out, now_ns):
         """Write the replies to `out`, as many as fit: (bytes consumed, bytes written)."""
         cdef Py_buffer source, target
@@ -307,7 +309,8 @@ cdef class Echo:
         try:
             PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
             try:
-                self.stamp(
+                stamp(
+                    self.codec, self.stamper, self.peer,
                     <const char*> source.buf, <size_t> source.len,
                     <char*> target.buf, <size_t> target.len,
                     checked_time(now_ns), &consumed, &written,
@@ -321,12 +324,13 @@ cdef class Echo:
     def feed(self, data, now_ns):
         """The replies to all messages that `data` completes."""
         cdef Py_buffer source
-        cdef int64_t now = checked_time(now_ns)
+        cdef int64_t now
         cdef size_t at = 0, put = 0, room, consumed = 0, written = 0
         cdef char* out = NULL
         cdef char* grown
         PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         try:
+            now = checked_time(now_ns)
             # Enough for one message; many small ones make it grow.
             room = self.codec.held_length + <size_t> source.len + self.stamper.longest + 64
             while True:
@@ -334,7 +338,8 @@ cdef class Echo:
                 if grown == NULL:
                     raise MemoryError
                 out = grown
-                self.stamp(
+                stamp(
+                    self.codec, self.stamper, self.peer,
                     <const char*> source.buf + at, <size_t> source.len - at, out + put, room - put,
                     now, &consumed, &written,
                 )
@@ -355,7 +360,7 @@ cdef class Echo:
         if out == NULL:
             raise MemoryError
         try:
-            self.end_into(out, room, now, &written)
+            stamp_tail(self.codec, self.stamper, self.peer, out, room, now, &written)
             return PyBytes_FromStringAndSize(out, <Py_ssize_t> written)
         finally:
             free(out)

@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
 
+from fastecho._native.framing cimport Codec
 from fastecho._native.selector cimport (
     EVENT_READ,
     EVENT_WRITE,
@@ -19,17 +20,25 @@ from fastecho._native.selector cimport (
     SelectorCore,
     call_directly,
 )
-from fastecho._native.stamping cimport Echo, Stamper
+from fastecho._native.stamping cimport Echo, Stamper, stamp, stamp_tail
 
-from os import strerror
+from os import fsdecode, strerror
 
 from fastecho import addresses
-from fastecho.limits import ACCEPT_BUDGET
+from fastecho.limits import (
+    ACCEPT_BUDGET,
+    FRAME_TIMEOUT,
+    IDLE_TIMEOUT,
+    LINGER_TIMEOUT,
+    UNFINISHED_AFTER,
+    UNREAD_AFTER,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET
         AF_INET6
+        AF_UNIX
         MSG_NOSIGNAL
         SHUT_WR
         SOCK_CLOEXEC
@@ -38,6 +47,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void* buffer, size_t size, int flags)
     int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr* address, socklen_t* length)
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -49,35 +59,35 @@ cdef extern from "<netinet/in.h>" nogil:
         in_addr sin_addr
     struct sockaddr_in6:
         uint16_t sin6_port
+        in6_addr sin6_addr
         uint32_t sin6_flowinfo
         uint32_t sin6_scope_id
     uint16_t ntohs(uint16_t value)
     uint32_t ntohl(uint32_t value)
 
-cdef extern from "<netdb.h>" nogil:
-    enum:
-        NI_NUMERICHOST
-    int getnameinfo(
-        const sockaddr* address, socklen_t length, char* host, socklen_t host_size,
-        char* service, socklen_t service_size, int flags,
-    )
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
 
 cdef enum:
     READING, WRITING, LINGERING, CLOSED
 
 cdef enum:
-    HOST = 64    # bytes for an IPv6 address, its scope and a NUL: 45 + 1 + 16 at most
+    HOST = 46    # bytes for an IPv6 address and a NUL (INET6_ADDRSTRLEN)
 
 cdef int BUDGET = ACCEPT_BUDGET
+cdef double UNFINISHED = UNFINISHED_AFTER
+cdef double UNREAD = UNREAD_AFTER
 cdef frozenset passing = addresses.PASSING
 
 
-cdef class Buffers:
-    """The receive and the send buffer of a loop."""
+cdef class Shared:
+    """What all streams of a loop share."""
 
-    def __cinit__(self, size_t receive, size_t send):
+    def __cinit__(self, size_t receive, size_t send, Py_ssize_t max_connections=2**31 - 1):
         self.receive = receive
         self.send = send
+        self.max_connections = max_connections
+        self.resting = []
         self.receive_buffer = <char*> malloc(receive)
         self.send_buffer = <char*> malloc(send)
         if self.receive_buffer == NULL or self.send_buffer == NULL:
@@ -87,24 +97,36 @@ cdef class Buffers:
         free(self.receive_buffer)
         free(self.send_buffer)
 
+    def wake(self):
+        """Have the listeners that rest try again."""
+        cdef list resting = self.resting
+        self.resting = []
+        for listener in resting:
+            (<Listener> listener).wake()
+
 
 cdef class Listener(Handler):
     """A listening socket on a selector; its streams share what it holds."""
 
     def __cinit__(
-        self, sock, SelectorCore selector not None, Echo echo not None, Buffers buffers not None,
-        owner, bint verbose=False,
+        self, sock, SelectorCore selector not None, Echo echo not None, Shared shared not None,
+        owner, bint verbose=False, bint show_cuts=False, double idle_timeout=IDLE_TIMEOUT,
+        double frame_timeout=FRAME_TIMEOUT, double linger_timeout=LINGER_TIMEOUT,
     ):
         self.sock = sock
         self.fd = sock.fileno()
         self.selector = selector
         self.echo = echo
-        self.buffers = buffers
+        self.shared = shared
         self.owner = owner
         self.verbose = verbose
+        self.show_cuts = show_cuts
+        self.idle_timeout = idle_timeout
+        self.frame_timeout = frame_timeout
+        self.linger_timeout = linger_timeout
+        self.swept = monotonic()
         self.closed = {}
-        self.is_resting = True
-        self.wake()
+        selector.add(self.fd, self, EVENT_READ, self)
 
     def fileno(self):
         """The listening descriptor; -1 once closed."""
@@ -124,11 +146,14 @@ cdef class Listener(Handler):
         cdef socklen_t length
         cdef int fd, left = BUDGET
         while left:
+            if self.shared.open >= self.shared.max_connections:
+                return self.cannot_accept(0)
             length = sizeof(address)
             fd = accept4(self.fd, <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 left -= 1
-                self.adopt(fd, &address)
+                if not self.adopt(fd, &address):
+                    return 0
             elif errno == EINTR:
                 PyErr_CheckSignals()
             elif errno == EAGAIN:
@@ -139,30 +164,45 @@ cdef class Listener(Handler):
                 return self.cannot_accept(errno)
         return 0
 
-    cdef int adopt(self, int fd, const sockaddr_storage* address) except -1:
+    cdef bint adopt(self, int fd, const sockaddr_storage* address) except -1:
+        """Serve a connection; if that cannot be, it is closed, and the next wait."""
         cdef Stream stream = Stream.__new__(Stream)
         stream.fd = fd
         stream.listener = self
         memcpy(stream.peer, address, sizeof(stream.peer))
         try:
-            stream.echo = self.echo.fresh(
-                addresses.peer(address_of(address)) if self.echo.stamper.shows_peer else b""
-            )
+            stream.codec = self.echo.codec.fresh()
+            if self.echo.stamper.shows_peer:
+                stream.shown_peer = addresses.peer(stream.address)
             self.selector.add(fd, stream, EVENT_READ, stream)
         except OSError as error:
-            return self.cannot_accept(error.errno)
+            self.cannot_accept(error.errno)
+            return False
         except MemoryError:
-            return self.cannot_accept(ENOMEM)
+            self.cannot_accept(ENOMEM)
+            return False
         self.accepted += 1
         self.open += 1
+        self.shared.open += 1
         if self.verbose:
             self.owner.connected(stream)
-        return 0
+        return True
 
     cdef int cannot_accept(self, int number) except -1:
         self.rest()
-        self.owner.resting(self, OSError(number, strerror(number)))
+        self.shared.resting.append(self)
+        self.owner.resting(self, OSError(number, strerror(number)) if number else None)
         return 0
+
+    def sweep(self):
+        """End the streams whose time is over, and tell the owner of those that are stuck."""
+        cdef double now = monotonic(), elapsed = now - self.swept
+        cdef int fd
+        self.swept = now
+        for fd in range(self.selector.capacity):
+            data = self.selector.datas[fd]
+            if isinstance(data, Stream) and (<Stream> data).listener is self:
+                (<Stream> data).sweep_at(now, elapsed)
 
     def rest(self):
         """Accept nothing until `wake`: the next wait in the backlog."""
@@ -171,10 +211,14 @@ cdef class Listener(Handler):
             self.selector.unregister(self)
 
     def wake(self):
-        """Accept again; nothing once closed."""
+        """Accept again; nothing once closed. If that cannot be, go on resting."""
         if self.is_resting and self.fd >= 0:
-            self.selector.add(self.fd, self, EVENT_READ, self)
-            self.is_resting = False
+            try:
+                self.selector.add(self.fd, self, EVENT_READ, self)
+            except OSError:
+                self.shared.resting.append(self)
+            else:
+                self.is_resting = False
 
     def close(self):
         """Stop listening; the streams go on."""
@@ -188,12 +232,15 @@ cdef class Stream(Handler):
 
     def __cinit__(self):
         self.fd = -1
-        self.reason = ""
+        self.shown_peer = b""
+
+    def __init__(self, *arguments, **others):
+        raise TypeError("a stream is made by its listener")
 
     def __dealloc__(self):
         if self.fd >= 0:
             close_fd(self.fd)
-        free(self.kept.data)
+        free(self.kept)
 
     def fileno(self):
         """The connection's descriptor; -1 once closed."""
@@ -202,7 +249,13 @@ cdef class Stream(Handler):
     @property
     def address(self):
         """Of the peer, as `socket` gives it."""
-        return address_of(<const sockaddr_storage*> self.peer)
+        cdef sockaddr_storage address
+        cdef socklen_t length = sizeof(address)
+        if (<const sockaddr_storage*> self.peer).ss_family != AF_UNIX:
+            return address_of(<const sockaddr_storage*> self.peer, sizeof(self.peer))
+        if getpeername(self.fd, <sockaddr*> &address, &length) < 0:
+            return ""
+        return address_of(&address, length)
 
     @property
     def closed(self):
@@ -212,17 +265,17 @@ cdef class Stream(Handler):
     @property
     def messages(self):
         """Messages so far."""
-        return self.echo.codec.messages
+        return self.codec.messages
 
     @property
     def pending(self):
         """Bytes held of the unfinished message."""
-        return self.echo.codec.held_length
+        return self.codec.held_length
 
     @property
     def unsent(self):
         """Bytes of replies that the kernel did not take yet."""
-        return self.kept.replies - self.kept.sent
+        return self.unsent_bytes()
 
     def drain(self):
         """Answer what one `recv` brings; close if that is nothing."""
@@ -233,6 +286,54 @@ cdef class Stream(Handler):
     def close(self):
         """End the connection, whatever is left to send."""
         self.shut("stopped")
+
+    def sweep(self, double now, double elapsed):
+        """Look for timeouts."""
+        self.sweep_at(now, elapsed)
+
+    cdef int sweep_at(self, double now, double elapsed) except -1:
+        cdef Listener listener = self.listener
+        cdef Codec codec = self.codec
+        cdef uint64_t came = codec.offset + codec.held_length
+        cdef uint32_t unsent = <uint32_t> self.unsent_bytes()
+        if self.state == LINGERING:
+            return self.shut("linger_timeout") if now >= self.unfinished else 0
+        # Counted from 1, so that the first sweep sees a change.
+        if came + 1 == self.seen_in and unsent == self.seen_unsent:
+            self.still += elapsed
+        else:
+            self.still = 0
+        self.seen_in = came + 1
+        self.seen_unsent = unsent
+        if listener.idle_timeout and self.still >= listener.idle_timeout:
+            return self.expire("idle_timeout")
+        if unsent:
+            if self.still >= UNREAD and not self.told_unread:
+                self.told_unread = True
+                listener.owner.unread(self)
+        elif not codec.held_length:
+            self.has_frame = False
+        elif not self.has_frame or self.frame != <uint32_t> codec.messages:
+            self.has_frame = True
+            self.frame = <uint32_t> codec.messages
+            self.unfinished = 0
+        else:
+            self.unfinished += elapsed
+            return self.sweep_frame()
+        return 0
+
+    cdef int sweep_frame(self) except -1:
+        cdef Listener listener = self.listener
+        if listener.frame_timeout and self.unfinished >= listener.frame_timeout:
+            return self.expire("frame_timeout")
+        if self.unfinished >= UNFINISHED and not self.told_unfinished:
+            self.told_unfinished = True
+            listener.owner.unfinished(self)
+        return 0
+
+    cdef int expire(self, str reason) except -1:
+        self.listener.owner.expired(self, reason)
+        return self.shut(reason)
 
     cdef int handle(self, int mask) except -1:
         """The descriptor is ready: go on with what it was waited for."""
@@ -250,11 +351,11 @@ cdef class Stream(Handler):
     cdef bint receive(self) except -1:
         """One `recv` and its replies; whether anything came."""
         cdef Listener listener = self.listener
-        cdef Buffers buffers = listener.buffers
+        cdef Shared shared = listener.shared
         cdef ssize_t count
         cdef int64_t now_ns
         while True:
-            count = recv(self.fd, buffers.receive_buffer, buffers.receive, 0)
+            count = recv(self.fd, shared.receive_buffer, shared.receive, 0)
             if count >= 0:
                 break
             if errno != EINTR:
@@ -264,45 +365,52 @@ cdef class Stream(Handler):
         now_ns = read_clock(listener.echo.stamper)
         if count:
             listener.bytes_in += <uint64_t> count
-            self.answer(buffers.receive_buffer, <size_t> count, now_ns)
+            if listener.show_cuts:
+                listener.owner.received(self, shared.receive_buffer[:count])
+            self.answer(shared.receive_buffer, <size_t> count, now_ns)
         else:
             self.at_end(now_ns)
         return True
 
     cdef int answer(self, const char* data, size_t size, int64_t now_ns) except -1:
         """Cut, stamp and send piece by piece; keep what is left when the kernel takes no more."""
-        cdef Buffers buffers = self.listener.buffers
+        cdef Shared shared = self.listener.shared
+        cdef Stamper stamper = self.listener.echo.stamper
         cdef size_t consumed, written
         cdef uint64_t before
         while size:
-            before = self.echo.codec.messages
-            self.echo.stamp(
-                data, size, buffers.send_buffer, buffers.send, now_ns, &consumed, &written
+            before = self.codec.messages
+            stamp(
+                self.codec, stamper, self.shown_peer, data, size, shared.send_buffer, shared.send,
+                now_ns, &consumed, &written,
             )
             data += consumed
             size -= consumed
-            self.listener.messages += self.echo.codec.messages - before
-            if not self.send(buffers.send_buffer, written, data, size, now_ns):
+            self.listener.messages += self.codec.messages - before
+            if not self.send(shared.send_buffer, written, data, size, now_ns):
                 return self.note_fault()
         self.note_fault()
         return self.settle()
 
     cdef int at_end(self, int64_t now_ns) except -1:
         """The peer has sent all: the tail's reply, then the end."""
-        cdef Buffers buffers = self.listener.buffers
-        cdef uint64_t before = self.echo.codec.messages
+        cdef Shared shared = self.listener.shared
+        cdef uint64_t before = self.codec.messages
         cdef size_t written
         self.ended = True
-        self.echo.end_into(buffers.send_buffer, buffers.send, now_ns, &written)
-        self.listener.messages += self.echo.codec.messages - before
-        if self.send(buffers.send_buffer, written, NULL, 0, now_ns):
+        stamp_tail(
+            self.codec, self.listener.echo.stamper, self.shown_peer, shared.send_buffer,
+            shared.send, now_ns, &written,
+        )
+        self.listener.messages += self.codec.messages - before
+        if self.send(shared.send_buffer, written, NULL, 0, now_ns):
             self.note_fault()
             return self.settle()
         return self.note_fault()
 
     cdef int note_fault(self) except -1:
-        error = self.echo.codec.error
-        if error is not None and not self.reason:
+        error = self.codec.error
+        if error is not None and not self.counted:
             self.note(error.reason)
             self.listener.owner.faulted(self, error)
         return 0
@@ -335,23 +443,26 @@ cdef class Stream(Handler):
         self, const char* replies, size_t size, const char* rest, size_t rest_size, int64_t now_ns
     ) except -1:
         """Keep replies, and input not yet cut, in one block; both may lie in the present one."""
-        cdef char* block = <char*> malloc(size + rest_size)
-        if block == NULL:
+        cdef Kept* kept = <Kept*> malloc(sizeof(Kept) + size + rest_size)
+        if kept == NULL:
             raise MemoryError
-        memcpy(block, replies, size)
+        kept.sent = 0
+        kept.replies = size
+        kept.input = rest_size
+        kept.now_ns = now_ns
+        memcpy(kept.data, replies, size)
         if rest_size:
-            memcpy(block + size, rest, rest_size)
-        free(self.kept.data)
-        self.kept.data = block
-        self.kept.sent = 0
-        self.kept.replies = size
-        self.kept.input = rest_size
-        self.kept.now_ns = now_ns
+            memcpy(kept.data + size, rest, rest_size)
+        free(self.kept)
+        self.kept = kept
         return 0
+
+    cdef size_t unsent_bytes(self) noexcept:
+        return self.kept.replies - self.kept.sent if self.kept != NULL else 0
 
     cdef int resume(self) except -1:
         """The kernel takes more."""
-        cdef Kept kept = self.kept
+        cdef Kept* kept = self.kept
         cdef ssize_t sent
         while True:
             sent = c_send(self.fd, kept.data + kept.sent, kept.replies - kept.sent, MSG_NOSIGNAL)
@@ -361,36 +472,36 @@ cdef class Stream(Handler):
                 return self.not_done(errno)
             PyErr_CheckSignals()
         self.listener.bytes_out += <uint64_t> sent
-        self.kept.sent += <size_t> sent
-        if self.kept.sent < self.kept.replies:
+        kept.sent += <size_t> sent
+        if kept.sent < kept.replies:
             return 0
-        # The block's input is cut from where it is; what is left of it goes to a new block.
-        self.kept.data = NULL
-        self.kept.sent = self.kept.replies = self.kept.input = 0
+        # The input is cut from where it is; what is left of it goes to a block of its own.
+        self.kept = NULL
         try:
             self.answer(kept.data + kept.replies, kept.input, kept.now_ns)
         finally:
-            free(kept.data)
+            free(kept)
         return 0
 
     cdef int settle(self) except -1:
         """Everything that came is answered and sent."""
         if self.ended:
             return self.shut("eof")
-        if self.echo.codec.error is not None:
+        if self.codec.error is not None:
             return self.linger()
         return self.watch(READING, EVENT_READ)
 
     cdef int linger(self) except -1:
         if shutdown(self.fd, SHUT_WR) < 0:
             return self.shut(addresses.reason(errno))
+        self.unfinished = monotonic() + self.listener.linger_timeout
         return self.watch(LINGERING, EVENT_READ)
 
     cdef int discard(self) except -1:
-        cdef Buffers buffers = self.listener.buffers
+        cdef Shared shared = self.listener.shared
         cdef ssize_t count
         while True:
-            count = recv(self.fd, buffers.receive_buffer, buffers.receive, 0)
+            count = recv(self.fd, shared.receive_buffer, shared.receive, 0)
             if count == 0:
                 return self.shut("eof")
             if count > 0:
@@ -412,7 +523,7 @@ cdef class Stream(Handler):
         return 0
 
     cdef int note(self, str reason) except -1:
-        self.reason = reason
+        self.counted = True
         self.listener.closed[reason] = self.listener.closed.get(reason, 0) + 1
         return 0
 
@@ -420,18 +531,24 @@ cdef class Stream(Handler):
         cdef int fd = self.fd
         if self.state == CLOSED:
             return 0
-        if not self.reason:
+        if self.counted:    # only a fault was, before this
+            reason = self.codec.error.reason
+        else:
             self.note(reason)
         self.state = CLOSED
         self.listener.selector.remove(fd)
-        self.fd = -1
-        close_fd(fd)
-        free(self.kept.data)
-        self.kept.data = NULL
-        self.kept.sent = self.kept.replies = self.kept.input = 0
+        free(self.kept)
+        self.kept = NULL
         self.listener.open -= 1
-        if self.listener.verbose:
-            self.listener.owner.closed(self, self.reason)
+        self.listener.shared.open -= 1
+        try:
+            if self.listener.verbose:
+                self.listener.owner.closed(self, reason)
+        finally:
+            self.fd = -1
+            close_fd(fd)
+        if self.listener.shared.resting:
+            self.listener.shared.wake()
         return 0
 
 
@@ -447,14 +564,28 @@ cdef int64_t read_clock(Stamper stamper) noexcept:
     return now_ns
 
 
-cdef object address_of(const sockaddr_storage* address):
-    """An IPv4 or IPv6 address as `socket` gives it."""
+cdef double monotonic() noexcept:
+    cdef timespec clock
+    clock_gettime(CLOCK_MONOTONIC, &clock)
+    return clock.tv_sec + clock.tv_nsec / 1e9
+
+
+cdef object address_of(const sockaddr_storage* address, size_t length):
+    """An address as `socket` gives it: of IPv4, of IPv6, or a UNIX path."""
     cdef char host[HOST]
     cdef const sockaddr_in* inet = <const sockaddr_in*> address
     cdef const sockaddr_in6* inet6 = <const sockaddr_in6*> address
     cdef bint is_inet6 = address.ss_family == AF_INET6
-    cdef socklen_t length = sizeof(sockaddr_in6) if is_inet6 else sizeof(sockaddr_in)
-    if getnameinfo(<const sockaddr*> address, length, host, HOST, NULL, 0, NI_NUMERICHOST):
+    cdef size_t path_start = sizeof(address.ss_family)
+    cdef bytes path
+    cdef const void* number
+    if address.ss_family == AF_UNIX:
+        path = (<const char*> address)[path_start:max(length, path_start)]
+        if path[:1] == b"\0":    # an abstract name; unix(7)
+            return path
+        return fsdecode(path.partition(b"\0")[0])
+    number = <const void*> &inet6.sin6_addr if is_inet6 else <const void*> &inet.sin_addr
+    if inet_ntop(address.ss_family, number, host, HOST) == NULL:
         raise ValueError(f"not an IP address: family {address.ss_family}")
     if is_inet6:
         return (

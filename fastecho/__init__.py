@@ -4,15 +4,17 @@ The map. Imports point down, or left within a row::
 
     cli/            the commands; one file each: parse, call one function
     server          settings become listeners on a loop, served until stopped, then drained
-    tcp  udp        what happens on a listener or a socket besides answering
+    settings  tcp  udp
+                    what a server can be told; what happens on a listener or a socket besides
+                    answering
     framing  prefix  echo  sockets  loop
                     specs to codecs; templates to parts; the two as a library;
                     LISTEN words to bound sockets; the selector loop
     backend         the one choice between the twins
     _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams
-    addresses  timestamps  limits  errors
-                    how an address is written; what of a stamp is constant for a second;
-                    every bound and its reason; the error tree
+    addresses  timestamps  events  limits  errors
+                    how an address is written; what of a stamp is constant for a second; log
+                    lines; every bound and its reason; the error tree
 
 `_pure` is the specification; `_native` is compiled from `ext/` and behaves the same, byte for byte.
 

@@ -44,6 +44,12 @@ def peer(address: Address) -> bytes:
     return text(address).encode()[:MAX_PEER]
 
 
+def is_loopback(address: Address) -> bool:
+    """Whether an IP address is one that never leaves the machine, so that nobody can forge it."""
+    host = address[0].removeprefix("::ffff:")
+    return bool(host == "::1" or host.startswith("127."))
+
+
 def printable(text: str) -> bytes:
     """The text in printable ASCII, everything else escaped as in a Python literal."""
     return text.encode("unicode_escape")

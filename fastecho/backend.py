@@ -40,7 +40,7 @@ class Twin(NamedTuple):
     Stamper: type[stamping.Stamper]
     Echo: type[stamping.Echo]
     Selector: type[selector.Selector]
-    Buffers: type[stream.Buffers]
+    Shared: type[stream.Shared]
     Listener: type[stream.Listener]
     Stream: type[stream.Stream]
     Datagrams: type[datagrams.Datagrams]

@@ -155,12 +155,14 @@ def _delimiter(spec: str, argument: str) -> Framing:
         delimiter = bytes.fromhex(argument)
     except ValueError:
         raise ConfigError(f"{argument!r} in framing {spec!r} is not hexadecimal") from None
-    backends.load("pure").DelimiterCodec(delimiter, 1)
     return _delimited(spec, delimiter)
 
 
 def _fixed(spec: str, argument: str) -> Framing:
-    size = within(f"the size in framing {spec!r}", _number(argument), 1, MAX_FRAME_CEILING)
+    size = _number(argument)
+    size = within(
+        f"N in framing {spec!r}", argument if size is None else size, 1, MAX_FRAME_CEILING
+    )
     return Framing(spec, lambda twin, _: twin.FixedCodec(size), fixed=size)
 
 

@@ -31,6 +31,14 @@ RECEIVE_BUFFER = 262_144
 SEND_BUFFER = 262_144
 #: Datagrams that one system call takes: past 64 the cost of the call is no longer seen.
 DATAGRAM_BATCH = 64
+#: Source ports that answer by nature: chargen and the like are below 1,024; SSDP, WS-Discovery,
+#: mDNS, CoAP, memcached. One forged packet between two that answer bounces for ever (CVE-1999-0103,
+#: CVE-2024-2169).
+ANSWERING_PORTS = frozenset({1900, 3702, 5353, 5683, 11211})
+#: Ports that only a system's own services have.
+PRIVILEGED_PORTS = 1024
+#: Bytes of IP and UDP header: what a datagram costs on the wire besides its payload.
+IPV4_OVERHEAD, IPV6_OVERHEAD = 28, 48
 #: The largest datagram there is (the UDP length field, RFC 768).
 MAX_DATAGRAM = 65_535
 #: Connections accepted for one readiness event: a crowd of newcomers must not starve the others.
@@ -38,13 +46,40 @@ ACCEPT_BUDGET = 64
 #: Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn (4,096).
 BACKLOG = 4_096
 
+#: Connections at once, where none is asked for: as many as there can be descriptors, less these,
+#: which are for listeners, logs and whatever else the process opens.
+RESERVED_DESCRIPTORS = 64
+#: What the kernel holds unsent of a TCP stream (TCP_NOTSENT_LOWAT, tcp(7)): without it, megabytes
+#: for a client that does not read.
+SEND_BUFFER_LIMIT = 262_144
+
+#: Without a byte moved either way: by default for ever, since silence is no fault of a client's;
+#: peers that vanished are found by TCP keepalive.
+IDLE_TIMEOUT = 0.0
+#: From a frame's first byte to its last: a minute is what HTTP servers give a request's header.
+FRAME_TIMEOUT = 60.0
+#: A message unfinished for so long is every newcomer's first trap, and named.
+UNFINISHED_AFTER = 1.0
+#: A client that has not read for so long is named.
+UNREAD_AFTER = 5.0
 #: After a fault: how long the rest of the peer's input is read and discarded, so that no reset
 #: overtakes the replies sent before it.
 LINGER_TIMEOUT = 2.0
 #: After a stop: how long replies that the kernel has not taken yet are waited for.
 DRAIN_TIMEOUT = 5.0
-#: How long a listener rests that could not accept for want of descriptors or memory.
-ACCEPT_PAUSE = 1.0
+#: How often the same trouble is told at most.
+REPEAT_AFTER = 60.0
+
+
+def seconds(name: str, value: object) -> float:
+    """`value`, if it is a duration that a timer can have.
+
+    Raises:
+        ConfigError: naming the setting, its range and what came instead.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e9:
+        return value
+    raise ConfigError(f"{name} must be seconds, from 0 to 1,000,000,000, not {value!r}")
 
 
 def within(name: str, value: object, low: int, high: int) -> int:

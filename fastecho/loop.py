@@ -25,8 +25,13 @@ class Loop:
     """A selector with its wake-up; closed by `close`."""
 
     def __init__(self, twin: Twin) -> None:
-        self.selector = twin.Selector()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self.selector = twin.Selector()
+        except BaseException:
+            os.close(self._reader)
+            os.close(self._writer)
+            raise
         self._stopped = False
         #: So that `stop` never writes to a number that `close` has given back. A signal handler
         #: may find the lock taken by its own thread.
@@ -37,7 +42,11 @@ class Loop:
         """Dispatch until `stop`, calling `sweep` about once a second."""
         due = time.monotonic() + SWEEP_INTERVAL
         while not self._stopped:
-            self.selector.dispatch(due - time.monotonic())
+            # Short of memory, a stream ends itself; whoever else is, is ready in the next turn too.
+            try:  # noqa: SIM105 (every turn would pay for a context manager)
+                self.selector.dispatch(due - time.monotonic())
+            except MemoryError:
+                pass
             if time.monotonic() >= due:
                 sweep()
                 due = time.monotonic() + SWEEP_INTERVAL

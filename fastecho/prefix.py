@@ -21,7 +21,7 @@ _LETTER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _PRINTABLE = frozenset(range(0x20, 0x7F))
 _SIGN = frozenset(b"+-")
 #: How tokens look, a letter for each byte: `A` a letter, `9` a digit, `+` a sign, `_` a digit or
-#: a space, `*` any printable bytes; `9*` stands for digits of any number.
+#: a space, `*` any printable bytes. Other tokens are digits.
 _FORMS = {
     "ctime": "AAA AAA __ 99:99:99 9999",
     "iso": "9999-99-99T99:99:99.999999+99:99",
@@ -84,11 +84,11 @@ def _encode(template: str, literal: str) -> bytes:
 
 
 def _atoms(part: bytes | str) -> list[tuple[frozenset[int], bool]]:
-    """(the bytes that can stand here, whether any number of them can)."""
+    """(the bytes that can stand here, whether any number of them can, none included)."""
     if isinstance(part, bytes):
         return [(frozenset({octet}), False) for octet in part]
     if part not in _FORMS:
-        return [(_DIGIT, True)]
+        return [(_DIGIT, False), (_DIGIT, True)]
     return [
         (_CLASSES.get(letter, frozenset(letter.encode())), letter == "*") for letter in _FORMS[part]
     ]
@@ -98,7 +98,7 @@ def _can_hold(atoms: list[tuple[frozenset[int], bool]], delimiter: bytes) -> boo
     """Whether a rendering can hold the delimiter, or end with a proper start of it.
 
     Follows the delimiter through the atoms from every place at once, as a regular expression's
-    automaton would; a repeated atom may also be left out.
+    automaton would.
     """
 
     def reachable(places: set[int]) -> set[int]:

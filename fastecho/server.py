@@ -9,26 +9,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from logging import WARNING
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import backend as backends
-from . import echo, framing, prefix, sockets
-from .limits import DRAIN_TIMEOUT, RECEIVE_BUFFER, SEND_BUFFER
+from . import echo, framing, sockets
+from .events import say
+from .limits import RECEIVE_BUFFER, SEND_BUFFER
 from .loop import SWEEP_INTERVAL, Loop
+from .settings import DEFAULT_LISTEN, Settings
 from .tcp import Tcp
 from .udp import Udp
 
 if TYPE_CHECKING:
     from ._pure.datagrams import Datagrams
     from ._pure.stamping import Echo
-    from ._pure.stream import Listener
+    from ._pure.stream import Listener, Stream
     from .addresses import Address
     from .backend import Twin
-    from .sockets import Bound
-
-DEFAULT_LISTEN = "127.0.0.1:12345"
 
 
 class Server:
@@ -36,64 +37,68 @@ class Server:
 
     Args:
         listen: LISTEN words (`fastecho.sockets`); all are bound, or none.
-        framing: how messages are marked on TCP.
-        prefix: template of what is put before each message.
-        max_frame: longest message in bytes; None: 65,536, or what the framing can say.
-        backend: `native`, `pure`, `auto`, or None: the chosen one.
-        verbose: log each connection and each datagram, at level INFO.
+        settings: the others by name, as `fastecho.settings.Settings` has them.
 
     Attributes:
+        settings: what it was told.
         backend: the name of the twin that serves.
+        addresses: of its listeners, as they are written: `tcp://127.0.0.1:12345`.
 
     Raises:
         ConfigError: settings that make no sense.
         FastechoError: an address cannot be had.
     """
 
-    def __init__(
-        self,
-        listen: str | Iterable[str] = DEFAULT_LISTEN,
-        framing: str = "line",
-        prefix: str = prefix.DEFAULT,
-        max_frame: int | None = None,
-        backend: str | None = None,
-        verbose: bool = False,
-    ) -> None:
-        twin = backends.load(backend)
+    def __init__(self, listen: str | Iterable[str] = DEFAULT_LISTEN, **settings: Any) -> None:
+        self.settings = Settings.of(listen, **settings)
+        twin = backends.load(self.settings.backend)
         self.backend = twin.name
-        self.framing = framing
-        words = listen.split() if isinstance(listen, str) else list(listen)
-        wanted = [sockets.parse(word) for word in words]
-        pattern = echo.pattern(twin, framing, prefix, max_frame)
+        wanted = [sockets.parse(word) for word in self.settings.listen]
+        pattern = echo.pattern(
+            twin, self.settings.framing, self.settings.prefix, self.settings.max_frame
+        )
+        self._closed = False
+        self._listeners: list[Listener] = []
+        self._datagrams: list[Datagrams] = []
         with ExitStack() as undo:
             self._loop = undo.enter_context(closing(Loop(twin)))
-            bound = sockets.bind(wanted)
-            self._names = [(one.protocol, one.address) for one in bound]
-            self.addresses = [one.name for one in bound]
-            self._serve(twin, bound, pattern, verbose)
+            self._bound = sockets.bind(wanted, self.settings.backlog, self.settings.send_buffer)
+            for one in self._bound:
+                undo.callback(one.close)
+            self._names = [(one.protocol, one.address) for one in self._bound]
+            self.addresses = [one.name for one in self._bound]
+            self._serve(twin, pattern)
             undo.pop_all()
-        self._parts: list[Listener | Datagrams] = [*self._listeners, *self._datagrams]
-        self._closed = False
 
-    def _serve(self, twin: Twin, bound: list[Bound], pattern: Echo, verbose: bool) -> None:
+    def _serve(self, twin: Twin, pattern: Echo) -> None:
         """Put every socket on the loop."""
-        selector = self._loop.selector
-        buffers = twin.Buffers(RECEIVE_BUFFER, _send_buffer(self.framing, pattern))
-        self._tcp = Tcp()
-        self._listeners = [
-            twin.Listener(one.sock, selector, pattern.fresh(), buffers, self._tcp, verbose)
-            for one in bound
-            if one.protocol == sockets.TCP
-        ]
-        self._datagrams = [
-            twin.Datagrams(one.sock, selector, twin.Stamper(pattern.stamper.parts), Udp(), verbose)
-            for one in bound
-            if one.protocol == sockets.UDP
-        ]
+        settings, selector = self.settings, self._loop.selector
+        tcp = Tcp(settings.framing, settings.verbose)
+        send = send_piece(settings.framing, pattern.codec.max_frame, pattern.stamper.longest)
+        self._shared = twin.Shared(RECEIVE_BUFFER, send, settings.connections)
+        for one in self._bound:
+            if one.protocol in sockets.STREAMS:
+                listener = twin.Listener(
+                    one.sock,
+                    selector,
+                    pattern.fresh(),
+                    self._shared,
+                    tcp,
+                    settings.verbose or settings.show_cuts,
+                    settings.show_cuts,
+                    settings.idle_timeout,
+                    settings.frame_timeout,
+                    settings.linger_timeout,
+                )
+                self._listeners.append(listener)
+            else:
+                stamper = twin.Stamper(pattern.stamper.parts)
+                verbose = settings.verbose
+                self._datagrams.append(twin.Datagrams(one.sock, selector, stamper, Udp(), verbose))
 
     @property
     def tcp_address(self) -> Address:
-        """The first TCP listener's, as `socket` takes it.
+        """The first TCP listener's: (host, port).
 
         Raises:
             LookupError: there is none.
@@ -102,7 +107,7 @@ class Server:
 
     @property
     def udp_address(self) -> Address:
-        """The first UDP socket's, as `socket` takes it.
+        """The first UDP socket's: (host, port).
 
         Raises:
             LookupError: there is none.
@@ -117,20 +122,26 @@ class Server:
         """
         total: Counter[str] = Counter(connections=0, messages=0, bytes_in=0, bytes_out=0)
         for part in self._parts:
-            total["messages"] += part.messages
-            total["bytes_in"] += part.bytes_in
-            total["bytes_out"] += part.bytes_out
+            total.update(messages=part.messages, bytes_in=part.bytes_in, bytes_out=part.bytes_out)
         for listener in self._listeners:
             total["connections"] += listener.accepted
-            total.update({f"closed.{reason}": n for reason, n in listener.closed.items()})
+            total.update({f"closed.{reason}": n for reason, n in listener.closed.copy().items()})
         for datagrams in self._datagrams:
-            total.update({f"unanswered.{reason}": n for reason, n in datagrams.unanswered.items()})
+            total.update(
+                {f"unanswered.{reason}": n for reason, n in datagrams.unanswered.copy().items()}
+            )
         return dict(total)
 
     def run(self) -> None:
-        """Serve until `stop`, then drain and close everything."""
+        """Serve until `stop`, then drain and close everything.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if self._closed:
+            raise ValueError("the server is closed")
         try:
-            self._loop.run(self._tcp.sweep)
+            self._loop.run(self._sweep)
             self._drain()
         finally:
             self.close()
@@ -144,12 +155,12 @@ class Server:
         if self._closed:
             return
         self._closed = True
-        for listener in self._listeners:
-            for stream in listener.streams:
-                stream.close()
-            listener.close()
-        for datagrams in self._datagrams:
-            datagrams.close()
+        for stream in self._streams():
+            stream.close()
+        for part in self._parts:
+            part.close()
+        for bound in self._bound:
+            bound.close()
         self._loop.close()
 
     def __enter__(self) -> Server:
@@ -158,32 +169,56 @@ class Server:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
+    @property
+    def _parts(self) -> list[Listener | Datagrams]:
+        return [*self._listeners, *self._datagrams]
+
     def _address(self, protocol: str) -> Address:
         for name, address in self._names:
             if name == protocol:
-                return address
+                return address[:2]
         raise LookupError(f"this server has no {protocol} listener")
 
-    def _drain(self) -> None:
-        """Answer what has come, and give the kernel time to take the replies."""
-        for part in self._parts:
-            part.on_event(1)
+    def _streams(self) -> list[Stream]:
+        return [stream for listener in self._listeners for stream in listener.streams]
+
+    def _sweep(self) -> None:
+        self._shared.wake()
         for listener in self._listeners:
+            listener.sweep()
+
+    def _drain(self) -> None:
+        """Take what waits, answer what has come, give the kernel time to take the replies."""
+        deadline = time.monotonic() + self.settings.drain_timeout
+        for listener in self._listeners:
+            _repeat(listener, attrgetter("accepted"), deadline)
             listener.close()
-        deadline = time.monotonic() + DRAIN_TIMEOUT
-        while streams := [each for listener in self._listeners for each in listener.streams]:
+        for datagrams in self._datagrams:
+            _repeat(datagrams, attrgetter("messages"), deadline)
+        while streams := self._streams():
             left = deadline - time.monotonic()
             if left <= 0:
-                return
+                break
             ready = [stream.drain() for stream in streams]
             self._loop.selector.dispatch(0 if any(ready) else min(left, SWEEP_INTERVAL))
-            self._tcp.sweep()
+            self._sweep()
+        if streams:
+            unsent = sum(stream.unsent for stream in streams)
+            sentence = f"stopped with {len(streams)} connections cut, {unsent} bytes unsent"
+            say(WARNING, "cut", sentence, connections=len(streams), unsent=unsent)
 
 
-def _send_buffer(spec: str, pattern: Echo) -> int:
+def _repeat(part: Listener | Datagrams, taken: Callable[[Any], int], deadline: float) -> None:
+    """Have a socket accept, or answer, until there is nothing more."""
+    before = -1
+    while before != taken(part) and time.monotonic() < deadline:
+        before = taken(part)
+        part.on_event(1)
+
+
+def send_piece(spec: str, max_frame: int, longest_prefix: int) -> int:
     """Bytes of one piece of replies: the default, or one reply if that is larger."""
-    largest = framing.parse(spec).largest_reply(pattern.codec.max_frame, pattern.stamper.longest)
-    return max(SEND_BUFFER, largest)
+    return max(SEND_BUFFER, framing.parse(spec).largest_reply(max_frame, longest_prefix))
 
 
 @contextmanager

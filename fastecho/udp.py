@@ -1,19 +1,21 @@
-"""What happens on a UDP socket besides answering: a log line per datagram, if asked for."""
+"""What happens on a datagram socket besides answering: a log line each, if asked for."""
 
 from __future__ import annotations
 
-import logging
+from logging import INFO
 from typing import TYPE_CHECKING
+
+from . import addresses
+from .events import say
 
 if TYPE_CHECKING:
     from ._pure.datagrams import Datagrams
     from .addresses import Address
 
-log = logging.getLogger(__name__)
-
 
 class Udp:
-    """The owner of UDP sockets (`_pure.datagrams.Owner`)."""
+    """The owner of datagram sockets (`_pure.datagrams.Owner`)."""
 
     def answered(self, datagrams: Datagrams, address: Address) -> None:
-        log.info("... received from and returned to: %s", address)
+        sentence = f"... received from and returned to: {address!r}"
+        say(INFO, "answered", sentence, peer=addresses.text(address))

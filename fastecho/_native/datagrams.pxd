@@ -18,6 +18,8 @@ cdef class Datagrams(Handler):
     cdef readonly uint64_t bytes_out
     cdef readonly dict unanswered
     cdef void* batch
+    cdef bint is_ip
+    cdef int port
 
     cdef int receive(self) except -1
     cdef int stamp(self, int received) except -1

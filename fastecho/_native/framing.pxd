@@ -1,6 +1,6 @@
 """C interface of the codecs; the contract is that of `fastecho._pure.framing`."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     # What `Codec.cut` finds at the start of some bytes.
@@ -31,9 +31,9 @@ cdef class Codec:
     cdef char* held
     cdef size_t held_length
     cdef size_t held_capacity
-    cdef size_t limit
     cdef const char* detail
-    cdef bint finished
+    cdef uint32_t limit
+    cdef uint8_t finished
     cdef uint8_t matched
 
     cpdef Codec fresh(self)

@@ -13,8 +13,8 @@ cdef class Handler:
 # What is known of a descriptor; `serial` is 0 while it is not registered.
 cdef struct Entry:
     uint32_t serial
-    int events
-    bint direct
+    short events
+    short direct
 
 cdef class SelectorCore:
     cdef int epoll
@@ -22,7 +22,7 @@ cdef class SelectorCore:
     cdef int capacity
     cdef int count
     cdef uint32_t serial
-    cdef list files
+    cdef dict files    # by descriptor, of those that are not their own data
     cdef list datas
     cdef object map
 
@@ -33,6 +33,7 @@ cdef class SelectorCore:
     cdef int find(self, fileobj) except -1
     cdef int registered(self, fileobj) except -1
     cdef object key(self, int fd)
+    cdef object file(self, int fd)
     cdef int reserve(self, int fd) except -1
     cdef int forget(self, int fd) except -1
     cdef uint32_t next_serial(self) noexcept

@@ -45,10 +45,15 @@ cdef class Echo:
     cdef readonly bytes peer
 
     cpdef Echo fresh(self, bytes peer=*)
-    cdef int stamp(
-        self, const char* data, size_t size, char* out, size_t room, int64_t now_ns,
-        size_t* consumed, size_t* written,
-    ) except -1
-    cdef int end_into(self, char* out, size_t room, int64_t now_ns, size_t* written) except -1
+
+# What an echo does; a stream has its parts, but no object to hold them together.
+cdef int stamp(
+    Codec codec, Stamper stamper, bytes peer, const char* data, size_t size, char* out,
+    size_t room, int64_t now_ns, size_t* consumed, size_t* written,
+) except -1
+cdef int stamp_tail(
+    Codec codec, Stamper stamper, bytes peer, char* out, size_t room, int64_t now_ns,
+    size_t* written,
+) except -1
 
 cdef int64_t checked_time(now_ns) except -1

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError, FrameError
 from ..limits import MAX_PEER, MAX_PREFIX, MAX_TIME_NS
 from ..timestamps import FRACTIONS, TOKENS, plan
-from .framing import Buffer, Codec, Prefix, contiguous
+from .framing import Buffer, Codec, Prefix, as_bytes, contiguous
 
 #: Tokens that a finer clock than the second's is needed for.
 FINE = frozenset({"iso", "utc", "epoch_ms", "epoch_us", "epoch_ns", "mono_ns"})
@@ -66,7 +66,13 @@ class Stamper:
             seq: its number on its connection, from 1.
             length: its bytes, as `max_frame` counts them.
             peer: whose it is.
+
+        Raises:
+            ValueError: a time that no clock shows.
+            ConfigError: a peer too long.
         """
+        now_ns = checked_time(now_ns)
+        check_peer(peer)
         second, fraction = divmod(now_ns, 1_000_000_000)
         if second != self._second:
             self._plan = plan(self.parts, second)
@@ -105,12 +111,24 @@ class Stamper:
         Raises:
             ValueError: a time that no clock shows.
         """
-        now_ns = operator.index(now_ns)
-        if not 0 <= now_ns <= MAX_TIME_NS:
-            raise ValueError(f"now_ns must be from 0 to {MAX_TIME_NS}, not {now_ns}")
+        checked_time(now_ns)
         if self._per_message:
             return lambda seq, length: self.render(now_ns, seq, length, peer)
         return self.render(now_ns, peer=peer)
+
+
+def checked_time(now_ns: int) -> int:
+    """A time that a clock can show."""
+    now_ns = operator.index(now_ns)
+    if not 0 <= now_ns <= MAX_TIME_NS:
+        raise ValueError(f"now_ns must be from 0 to {MAX_TIME_NS}, not {now_ns}")
+    return now_ns
+
+
+def check_peer(peer: bytes) -> None:
+    """Make sure that the longest prefix is not exceeded."""
+    if len(peer) > MAX_PEER:
+        raise ConfigError(f"a peer has at most {MAX_PEER} bytes, not {len(peer)}")
 
 
 class Echo:
@@ -132,8 +150,7 @@ class Echo:
                 f"a reply can have {longest:,} bytes: the length field announces at most"
                 f" {codec.capacity:,}"
             )
-        if len(peer) > MAX_PEER:
-            raise ConfigError(f"a peer has at most {MAX_PEER} bytes, not {len(peer)}")
+        check_peer(peer)
         self.codec = codec
         self.stamper = stamper
         self.peer = peer
@@ -185,13 +202,13 @@ class Echo:
         target = contiguous(out)
         if target.readonly:
             raise BufferError("the buffer is not writable")
-        consumed, reply = self.stamp(bytes(contiguous(data)), now_ns, target.nbytes)
+        consumed, reply = self.stamp(as_bytes(data), now_ns, target.nbytes)
         target[: len(reply)] = reply
         return consumed, len(reply)
 
     def feed(self, data: Buffer, now_ns: int) -> bytes:
         """The replies to all messages that `data` completes. Raises as `feed_into` does."""
-        return self.stamp(bytes(contiguous(data)), now_ns, sys.maxsize)[1]
+        return self.stamp(as_bytes(data), now_ns, sys.maxsize)[1]
 
     def finish(self, now_ns: int) -> bytes:
         """The stream has ended: the reply to its tail, if that is a message.

@@ -3,15 +3,18 @@
 The way of the data is one call per readable socket: `recv`, cut and stamp in one pass, `send`.
 Contract:
 
-- One receive and one send buffer serve all streams of a loop (`Buffers`). A stream at rest owns
+- One receive and one send buffer serve all streams of a loop (`Shared`). A stream at rest owns
   neither; it keeps a partial frame, or what the kernel did not take, while that lasts.
 - Replies are made and sent in pieces of one send buffer. While a stream has unsent bytes it is
   not read: it keeps the rest of that piece and the input not yet cut, with its time.
 - At the end of the stream every reply still goes out, then the descriptor is closed.
 - After a fault everything before it is answered, then the stream is shut down for writing and
-  its input discarded until the peer closes, so that no reset overtakes a reply. The owner ends
-  that after `limits.LINGER_TIMEOUT`.
+  its input discarded until the peer closes, so that no reset overtakes a reply.
 - Errors of one connection end that connection alone. Its `Owner` is called for what is rare.
+- Timeouts are found by `Listener.sweep`, about once a second: no timer per connection, no cost per
+  message. None fires early; any may be one sweep late.
+- A listener that cannot accept, or may not (`max_connections`), rests: the next wait in the
+  backlog. It is woken when a connection ends, and by each sweep.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ from typing import Protocol
 from .. import addresses
 from ..addresses import Address
 from ..errors import FrameError
-from ..limits import ACCEPT_BUDGET
+from ..limits import (
+    ACCEPT_BUDGET,
+    FRAME_TIMEOUT,
+    IDLE_TIMEOUT,
+    LINGER_TIMEOUT,
+    UNFINISHED_AFTER,
+    UNREAD_AFTER,
+)
 from .selector import EVENT_READ, EVENT_WRITE, Selector
 from .stamping import Echo, Stamper
 
@@ -47,21 +57,47 @@ class Owner(Protocol):
     def closed(self, stream: Stream, reason: str) -> None:
         """A connection has ended; only if the listener is `verbose`."""
 
-    def resting(self, listener: Listener, error: OSError) -> None:
-        """No connection can be accepted for now; it is watched again after `listener.wake()`."""
+    def resting(self, listener: Listener, error: OSError | None) -> None:
+        """No connection can be accepted for now; None: there are as many as there may be."""
+
+    def received(self, stream: Stream, data: bytes) -> None:
+        """One `recv` brought this; only if the listener shows cuts."""
+
+    def unfinished(self, stream: Stream) -> None:
+        """A message has been unfinished for a second; told once of a connection."""
+
+    def unread(self, stream: Stream) -> None:
+        """The peer has read nothing for a while; told once of a connection."""
+
+    def expired(self, stream: Stream, reason: str) -> None:
+        """A timeout is about to close the connection."""
 
 
-class Buffers:
-    """The receive and the send buffer of a loop.
+class Shared:
+    """What all streams of a loop share.
 
     Args:
         receive: bytes that one `recv` takes at most.
         send: bytes of one piece of replies; never less than the largest single reply.
+        max_connections: how many streams there may be.
+
+    Attributes:
+        open: how many there are.
+        resting: listeners that wait for one to end.
     """
 
-    def __init__(self, receive: int, send: int) -> None:
+    def __init__(self, receive: int, send: int, max_connections: int = 2**31 - 1) -> None:
         self.receive = memoryview(bytearray(receive))
         self.send = send
+        self.max_connections = max_connections
+        self.open = 0
+        self.resting: list[Listener] = []
+
+    def wake(self) -> None:
+        """Have the listeners that rest try again."""
+        resting, self.resting = self.resting, []
+        for listener in resting:
+            listener.wake()
 
 
 def read_clock(stamper: Stamper) -> int:
@@ -79,9 +115,14 @@ class Listener:
         sock: listening and non-blocking; the listener closes it.
         selector: where it and its streams are registered.
         echo: the pattern of each stream's echo.
-        buffers: the loop's.
+        shared: the loop's.
         owner: who is told what is rare.
         verbose: whether the owner is told of each connection.
+        show_cuts: whether the owner is told of each `recv`.
+        idle_timeout: seconds without a byte moved either way that end a connection; 0: none do.
+        frame_timeout: seconds that a frame may be unfinished, not counting those in which replies
+            were unsent; 0: any number.
+        linger_timeout: seconds that a stream at fault is read and discarded at most.
 
     Attributes:
         accepted, messages, bytes_in, bytes_out: counts since the start.
@@ -94,21 +135,30 @@ class Listener:
         sock: socket.socket,
         selector: Selector,
         echo: Echo,
-        buffers: Buffers,
+        shared: Shared,
         owner: Owner,
         verbose: bool = False,
+        show_cuts: bool = False,
+        idle_timeout: float = IDLE_TIMEOUT,
+        frame_timeout: float = FRAME_TIMEOUT,
+        linger_timeout: float = LINGER_TIMEOUT,
     ) -> None:
         self.sock = sock
         self.selector = selector
         self.echo = echo
-        self.buffers = buffers
+        self.shared = shared
         self.owner = owner
         self.verbose = verbose
+        self.show_cuts = show_cuts
+        self.idle_timeout = idle_timeout
+        self.frame_timeout = frame_timeout
+        self.linger_timeout = linger_timeout
         self.accepted = self.open = 0
         self.messages = self.bytes_in = self.bytes_out = 0
         self.closed: dict[str, int] = {}
-        self._resting = True
-        self.wake()
+        self._resting = False
+        self._swept = time.monotonic()
+        selector.register(self, EVENT_READ, self)
 
     def fileno(self) -> int:
         """The listening descriptor; -1 once closed."""
@@ -127,6 +177,9 @@ class Listener:
     def on_event(self, mask: int) -> None:
         """Accept what waits, within a budget."""
         for _ in range(ACCEPT_BUDGET):
+            if self.shared.open >= self.shared.max_connections:
+                self._cannot_accept(None)
+                return
             try:
                 sock, address = self.sock.accept()
             except BlockingIOError:
@@ -136,27 +189,39 @@ class Listener:
                     continue
                 self._cannot_accept(error)
                 return
-            self._adopt(sock, address)
+            if not self._adopt(sock, address):
+                return
 
-    def _adopt(self, sock: socket.socket, address: Address) -> None:
+    def _adopt(self, sock: socket.socket, address: Address) -> bool:
+        """Serve a connection; if that cannot be, it is closed, and the next wait."""
         try:
             sock.setblocking(False)
             stream = Stream(self, sock, address)
         except OSError as error:
             sock.close()
             self._cannot_accept(error)
-            return
+            return False
         except MemoryError:
             sock.close()
             self._cannot_accept(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
-            return
+            return False
         self.accepted += 1
         self.open += 1
+        self.shared.open += 1
         if self.verbose:
             self.owner.connected(stream)
+        return True
 
-    def _cannot_accept(self, error: OSError) -> None:
+    def sweep(self) -> None:
+        """End the streams whose time is over, and tell the owner of those that are stuck."""
+        now = time.monotonic()
+        elapsed, self._swept = now - self._swept, now
+        for stream in self.streams:
+            stream.sweep(now, elapsed)
+
+    def _cannot_accept(self, error: OSError | None) -> None:
         self.rest()
+        self.shared.resting.append(self)
         self.owner.resting(self, error)
 
     def rest(self) -> None:
@@ -166,10 +231,14 @@ class Listener:
             self.selector.unregister(self)
 
     def wake(self) -> None:
-        """Accept again; nothing once closed."""
+        """Accept again; nothing once closed. If that cannot be, go on resting."""
         if self._resting and self.fileno() >= 0:
-            self.selector.register(self, EVENT_READ, self)
-            self._resting = False
+            try:
+                self.selector.register(self, EVENT_READ, self)
+            except OSError:
+                self.shared.resting.append(self)
+            else:
+                self._resting = False
 
     def close(self) -> None:
         """Stop listening; the streams go on."""
@@ -198,6 +267,14 @@ class Stream:
         self._unsent = memoryview(b"")
         self._uncut = b""
         self._time = 0
+        #: What the last sweep saw: bytes in and bytes unsent, and since when they are the same.
+        self._seen = (-1, 0)
+        self._still = 0.0
+        #: Where the unfinished frame begins, for how long it has, or the deadline of lingering.
+        self._frame = -1
+        self._unfinished = 0.0
+        self._deadline = 0.0
+        self._told_unfinished = self._told_unread = False
         listener.selector.register(self, EVENT_READ, self)
 
     def fileno(self) -> int:
@@ -249,18 +326,63 @@ class Stream:
         """End the connection, whatever is left to send."""
         self._close("stopped")
 
+    def sweep(self, now: float, elapsed: float) -> None:
+        """Look for timeouts.
+
+        Args:
+            now: the monotonic clock.
+            elapsed: seconds since the last sweep.
+        """
+        if self._state == LINGERING:
+            if now >= self._deadline:
+                self._close("linger_timeout")
+            return
+        listener, echo = self.listener, self._echo
+        seen = (echo.offset + echo.pending, len(self._unsent))
+        self._still = self._still + elapsed if seen == self._seen else 0.0
+        self._seen = seen
+        if listener.idle_timeout and self._still >= listener.idle_timeout:
+            self._expire("idle_timeout")
+        elif self._unsent:
+            if self._still >= UNREAD_AFTER and not self._told_unread:
+                self._told_unread = True
+                listener.owner.unread(self)
+        elif not echo.pending:
+            self._frame = -1
+        elif self._frame != echo.offset:
+            self._frame = echo.offset
+            self._unfinished = 0.0
+        else:
+            self._unfinished += elapsed
+            self._sweep_frame()
+
+    def _sweep_frame(self) -> None:
+        listener = self.listener
+        if listener.frame_timeout and self._unfinished >= listener.frame_timeout:
+            self._expire("frame_timeout")
+        elif self._unfinished >= UNFINISHED_AFTER and not self._told_unfinished:
+            self._told_unfinished = True
+            listener.owner.unfinished(self)
+
+    def _expire(self, reason: str) -> None:
+        self.listener.owner.expired(self, reason)
+        self._close(reason)
+
     def _receive(self) -> bool:
         """One `recv` and its replies; whether anything came."""
         listener = self.listener
         try:
-            count = self._sock.recv_into(listener.buffers.receive)
+            count = self._sock.recv_into(listener.shared.receive)
         except OSError as error:
             self._not_done(error)
             return False
         now = read_clock(listener.echo.stamper)
         if count:
             listener.bytes_in += count
-            self._answer(bytes(listener.buffers.receive[:count]), now)
+            data = bytes(listener.shared.receive[:count])
+            if listener.show_cuts:
+                listener.owner.received(self, data)
+            self._answer(data, now)
         else:
             self._end(now)
         return True
@@ -270,7 +392,7 @@ class Stream:
         echo, listener = self._echo, self.listener
         while data:
             before = echo.messages
-            consumed, reply = echo.stamp(data, now_ns, listener.buffers.send)
+            consumed, reply = echo.stamp(data, now_ns, listener.shared.send)
             data = data[consumed:]
             listener.messages += echo.messages - before
             if not self._send(memoryview(reply)):
@@ -336,11 +458,12 @@ class Stream:
         except OSError as error:
             self._close(addresses.reason(error.errno or 0))
             return
+        self._deadline = time.monotonic() + self.listener.linger_timeout
         self._watch(LINGERING, EVENT_READ)
 
     def _discard(self) -> None:
         try:
-            if not self._sock.recv_into(self.listener.buffers.receive):
+            if not self._sock.recv_into(self.listener.shared.receive):
                 self._close("eof")
         except OSError as error:
             self._not_done(error)
@@ -370,5 +493,8 @@ class Stream:
         self._sock.close()
         self._unsent, self._uncut = memoryview(b""), b""
         self.listener.open -= 1
+        self.listener.shared.open -= 1
+        if self.listener.shared.resting:
+            self.listener.shared.wake()
         if self.listener.verbose:
             self.listener.owner.closed(self, self._reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 
 import click
 
@@ -75,5 +76,6 @@ def main() -> None:
 
 def fail(status: int, sentence: str) -> None:
     """Say what was wrong, and end."""
-    click.echo(f"fastecho: {sentence}", err=True)
+    with suppress(OSError):  # whoever started us may not listen
+        click.echo(f"fastecho: {sentence}", err=True)
     sys.exit(status)

@@ -1,0 +1,52 @@
+"""What all tests share: how hard Hypothesis looks, and the twin under test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import zones
+from hypothesis import settings
+
+from fastecho import backend
+
+# Timing never decides: `deadline` off. `long` is for a search by hand: --hypothesis-profile=long.
+settings.register_profile("default", deadline=None)
+settings.register_profile(
+    "ci", deadline=None, max_examples=60, derandomize=True, database=None, print_blob=True
+)
+settings.register_profile("long", deadline=None, max_examples=5_000)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def load(name: str) -> backend.Twin:
+    """The twin of that name; where a build was demanded, a missing one is no reason to skip."""
+    demanded = os.environ.get("CI") and os.environ.get("FASTECHO_BUILD_EXT") != "no"
+    if name == "native" and not backend.native_built() and not demanded:
+        pytest.skip("the native backend is not built")
+    return backend.load(name)
+
+
+@pytest.fixture(scope="session", params=["pure", "native"])
+def twin(request: pytest.FixtureRequest) -> backend.Twin:
+    """Each of the twins, one after the other."""
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def twins() -> tuple[backend.Twin, backend.Twin]:
+    """Both twins, to be compared: pure, native."""
+    return load("pure"), load("native")
+
+
+@pytest.fixture(scope="module")
+def utc() -> Iterator[None]:
+    """Local time is UTC."""
+    with zones.local("UTC0"):
+        yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--simulate", type=int, help="the one seed of tests/test_simulation.py")
+    parser.addoption("--simulations", type=int, default=60, help="how many seeds it tries")

@@ -1,0 +1,164 @@
+"""The loop: it dispatches, sweeps, and stops for whoever asks, from wherever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from fastecho import loop as module
+from fastecho.loop import Loop
+
+
+@pytest.fixture
+def loop(twin) -> Iterator[Loop]:
+    loop = Loop(twin)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def byte(loop) -> Iterator[socket.socket]:
+    """A socket with a byte to read."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"!")
+        yield ours
+
+
+def idle() -> None:
+    """Nothing is due."""
+
+
+def test_it_runs_until_it_is_stopped_and_calls_what_is_ready(loop, byte):
+    masks = []
+
+    def on_event(mask):
+        masks.append(mask)
+        if len(masks) == 3:
+            loop.stop()
+
+    loop.selector.register(byte, 1, SimpleNamespace(on_event=on_event))
+    loop.run(idle)
+    assert masks == [1, 1, 1]
+
+
+def test_stopped_before_it_runs_it_does_nothing(loop, byte):
+    loop.selector.register(byte, 1, "no handler")
+    loop.stop()
+    loop.run(idle)
+
+
+def test_a_thread_can_stop_it(loop):
+    thread = threading.Timer(0.01, loop.stop)
+    thread.start()
+    loop.run(idle)
+    thread.join()
+
+
+def test_a_signal_handler_can_stop_it(loop):
+    before = signal.signal(signal.SIGALRM, lambda *_: loop.stop())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        loop.run(idle)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_that_interrupts_a_stop_can_stop_it_too(loop, monkeypatch):
+    """The handler runs while the thread is in the middle of its own call."""
+    write = os.write
+
+    def interrupted(descriptor, data):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGALRM)
+        return write(descriptor, data)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: loop.stop())
+    try:
+        monkeypatch.setattr(os, "write", interrupted)
+        loop.stop()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    loop.run(idle)
+
+
+def test_stopping_never_blocks(loop):
+    """More often than its pipe has room for."""
+    for _ in range(70_000):
+        loop.stop()
+    loop.run(idle)
+
+
+def test_it_sweeps_between_turns_when_that_is_due(loop, byte, monkeypatch):
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0)
+    done = []
+
+    def sweep():
+        done.append("sweep")
+        if len(done) >= 4:
+            loop.stop()
+
+    handler = SimpleNamespace(on_event=lambda mask: done.append("event"))
+    loop.selector.register(byte, 1, handler)
+    loop.run(sweep)
+    assert done == ["event", "sweep"] * 2
+
+
+def test_it_sweeps_though_nothing_happens(loop, monkeypatch):
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.01)
+    before = time.monotonic()
+    sweeps = []
+
+    def sweep():
+        sweeps.append(time.monotonic() - before)
+        if len(sweeps) == 3:
+            loop.stop()
+
+    loop.run(sweep)
+    assert all(sweep >= 0.01 * number for number, sweep in enumerate(sweeps, 1))
+
+
+def test_what_a_handler_raises_ends_it(loop, byte):
+    def on_event(mask):
+        byte.recv(1)
+        raise LookupError
+
+    loop.selector.register(byte, 1, SimpleNamespace(on_event=on_event))
+    with pytest.raises(LookupError):
+        loop.run(idle)
+    loop.stop()
+    loop.run(idle)
+
+
+def test_closing_gives_its_descriptors_back(twin):
+    before = os.listdir("/proc/self/fd")
+    loop = Loop(twin)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 3
+    loop.close()
+    assert os.listdir("/proc/self/fd") == before
+    loop.close()
+
+
+def test_stopping_a_closed_loop_touches_nobody_else_s_descriptor(twin):
+    loop = Loop(twin)
+    loop.close()
+    pipes = [os.pipe() for _ in range(3)]  # they take the numbers that it had
+    loop.stop()
+    for reader, writer in pipes:
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_its_descriptors_are_not_inherited(loop):
+    for key in loop.selector.get_map().values():
+        assert not os.get_inheritable(key.fd)
