@@ -116,8 +116,10 @@ cdef class SelectorCore:
         return 0
 
     cdef int remove(self, int fd) except -1:
-        """Unregister a registered descriptor, which may be closed already."""
+        """Unregister a descriptor, which may be closed already, or not be registered any more."""
         cdef epoll_event event
+        if not 0 <= fd < self.capacity or not self.entries[fd].serial:
+            return 0
         self.forget(fd)
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
         return 0

@@ -208,7 +208,7 @@ cdef class Listener(Handler):
         """Accept nothing until `wake`: the next wait in the backlog."""
         if not self.is_resting:
             self.is_resting = True
-            self.selector.unregister(self)
+            self.selector.remove(self.fd)
 
     def wake(self):
         """Accept again; nothing once closed. If that cannot be, go on resting."""
@@ -251,8 +251,9 @@ cdef class Stream(Handler):
         """Of the peer, as `socket` gives it."""
         cdef sockaddr_storage address
         cdef socklen_t length = sizeof(address)
-        if (<const sockaddr_storage*> self.peer).ss_family != AF_UNIX:
-            return address_of(<const sockaddr_storage*> self.peer, sizeof(self.peer))
+        memcpy(&address, self.peer, sizeof(self.peer))    # which is not aligned
+        if address.ss_family != AF_UNIX:
+            return address_of(&address, sizeof(self.peer))
         if getpeername(self.fd, <sockaddr*> &address, &length) < 0:
             return ""
         return address_of(&address, length)

@@ -626,3 +626,13 @@ def test_events_may_be_delivered_by_hand(site):
     client.send(b"hello\n")
     site.until(lambda: stream.on_event(READ) or stream.messages)
     assert site.read(client, 8) == b"[]hello\n"
+
+
+def test_closing_after_the_selector_gives_everything_back(site):
+    site = site()
+    client, stream = site.accepted()
+    site.selector.close()
+    stream.close()
+    site.listener.close()
+    assert (stream.fileno(), site.listener.fileno(), site.listener.open) == (-1, -1, 0)
+    assert client.recv(1) == b""

@@ -31,7 +31,7 @@ from ..limits import (
 )
 from .selector import EVENT_READ, Selector
 from .stamping import Stamper
-from .stream import read_clock
+from .stream import forget, read_clock
 
 #: (level, type, data), as `socket.recvmsg` and `sendmsg` have it.
 Control: TypeAlias = "tuple[int, int, bytes]"
@@ -150,7 +150,7 @@ class Datagrams:
     def close(self) -> None:
         """Answer no more."""
         if self.fileno() >= 0:
-            self.selector.unregister(self)
+            forget(self.selector, self)
             self.sock.close()
 
     def _answer(

@@ -23,7 +23,8 @@ import errno
 import os
 import socket
 import time
-from typing import Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
 
 from .. import addresses
 from ..addresses import Address
@@ -38,6 +39,9 @@ from ..limits import (
 )
 from .selector import EVENT_READ, EVENT_WRITE, Selector
 from .stamping import Echo, Stamper
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 #: The kernel is short of memory for the moment: what was asked for is asked for again next turn.
 SHORT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
@@ -87,8 +91,9 @@ class Shared:
     """
 
     def __init__(self, receive: int, send: int, max_connections: int = 2**31 - 1) -> None:
-        self.receive = memoryview(bytearray(receive))
+        self.receive = receive
         self.send = send
+        self.buffer = memoryview(bytearray(receive))
         self.max_connections = max_connections
         self.open = 0
         self.resting: list[Listener] = []
@@ -106,6 +111,12 @@ def read_clock(stamper: Stamper) -> int:
     if stamper.shows_mono:
         stamper.mono_offset = time.monotonic_ns() - now
     return now
+
+
+def forget(selector: Selector, fileobj: HasFileno) -> None:
+    """Unregister, if the selector has not been closed or told so before."""
+    with suppress(KeyError):
+        selector.unregister(fileobj)
 
 
 class Listener:
@@ -228,7 +239,7 @@ class Listener:
         """Accept nothing until `wake`: the next wait in the backlog."""
         if not self._resting:
             self._resting = True
-            self.selector.unregister(self)
+            forget(self.selector, self)
 
     def wake(self) -> None:
         """Accept again; nothing once closed. If that cannot be, go on resting."""
@@ -372,14 +383,14 @@ class Stream:
         """One `recv` and its replies; whether anything came."""
         listener = self.listener
         try:
-            count = self._sock.recv_into(listener.shared.receive)
+            count = self._sock.recv_into(listener.shared.buffer)
         except OSError as error:
             self._not_done(error)
             return False
         now = read_clock(listener.echo.stamper)
         if count:
             listener.bytes_in += count
-            data = bytes(listener.shared.receive[:count])
+            data = bytes(listener.shared.buffer[:count])
             if listener.show_cuts:
                 listener.owner.received(self, data)
             self._answer(data, now)
@@ -463,7 +474,7 @@ class Stream:
 
     def _discard(self) -> None:
         try:
-            if not self._sock.recv_into(self.listener.shared.receive):
+            if not self._sock.recv_into(self.listener.shared.buffer):
                 self._close("eof")
         except OSError as error:
             self._not_done(error)
@@ -489,7 +500,7 @@ class Stream:
         if not self._reason:
             self._count(reason)
         self._state = CLOSED
-        self.listener.selector.unregister(self)
+        forget(self.listener.selector, self)
         self._sock.close()
         self._unsent, self._uncut = memoryview(b""), b""
         self.listener.open -= 1
