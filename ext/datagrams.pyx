@@ -2,9 +2,9 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport timespec
 
@@ -140,8 +140,8 @@ cdef class Datagrams(Handler):
 
     def __dealloc__(self):
         if self.batch != NULL:
-            free((<Batch*> self.batch).prefixes)
-            free(self.batch)
+            PyMem_Free((<Batch*> self.batch).prefixes)
+            PyMem_Free(self.batch)
 
     def fileno(self):
         """The socket's descriptor; -1 once closed."""
@@ -264,14 +264,14 @@ cdef class Datagrams(Handler):
 
 cdef Batch* new_batch(size_t longest_prefix) except NULL:
     """The arrays, pointing into each other."""
-    cdef Batch* batch = <Batch*> calloc(1, sizeof(Batch))
+    cdef Batch* batch = <Batch*> PyMem_Calloc(1, sizeof(Batch))
     cdef msghdr* message
     cdef int i
     if batch == NULL:
         raise MemoryError
-    batch.prefixes = <char*> malloc(BATCH * longest_prefix + 1)
+    batch.prefixes = <char*> PyMem_Malloc(BATCH * longest_prefix + 1)
     if batch.prefixes == NULL:
-        free(batch)
+        PyMem_Free(batch)
         raise MemoryError
     for i in range(BATCH):
         batch.into[i].iov_base = batch.data[i]

@@ -9,8 +9,8 @@ held in a buffer of its own until the bytes that complete it are there.
 from cython cimport no_gc
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy
 
 from fastecho.errors import ConfigError, FrameCorrupt, FrameTooLong, FrameTruncated
@@ -41,7 +41,7 @@ cdef class Codec:
     """What all framings share: the held part of an unfinished frame, counts, the fault."""
 
     def __dealloc__(self):
-        free(self.held)
+        PyMem_Free(self.held)
 
     @property
     def max_frame(self):
@@ -236,7 +236,7 @@ cdef class Codec:
             return 0
         if needed > capacity:
             capacity = max(needed, 2 * capacity, <size_t> SMALLEST_HELD)
-            grown = <char*> realloc(self.held, capacity)
+            grown = <char*> PyMem_Realloc(self.held, capacity)
             if grown == NULL:
                 raise MemoryError
             self.held = grown
@@ -247,7 +247,7 @@ cdef class Codec:
 
     cdef void release(self) noexcept:
         """Hold nothing any more."""
-        free(self.held)
+        PyMem_Free(self.held)
         self.held = NULL
         self.held_length = self.held_capacity = 0
         self.matched = 0

@@ -6,11 +6,11 @@ exactly a native type is called in C; all else gets its Python `on_event`.
 """
 
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport EINTR, errno
 from libc.limits cimport INT_MAX
 from libc.math cimport ceil
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
@@ -76,7 +76,7 @@ cdef class SelectorCore:
     def __dealloc__(self):
         if self.epoll >= 0:
             close_fd(self.epoll)
-        free(self.entries)
+        PyMem_Free(self.entries)
 
     # -- for C
 
@@ -155,7 +155,7 @@ cdef class SelectorCore:
         if fd < capacity:
             return 0
         capacity = max(fd + 1, capacity + capacity // 4, 64)
-        grown = <Entry*> realloc(self.entries, <size_t> capacity * sizeof(Entry))
+        grown = <Entry*> PyMem_Realloc(self.entries, <size_t> capacity * sizeof(Entry))
         if grown == NULL:
             raise MemoryError
         memset(grown + self.capacity, 0, <size_t> (capacity - self.capacity) * sizeof(Entry))
@@ -224,7 +224,7 @@ cdef class SelectorCore:
     def select(self, timeout=None):
         """Wait for ready file objects: (key, events) of each; see `selectors`."""
         cdef int size = max(self.count, 1), ready, i, fd, mask
-        cdef epoll_event* events = <epoll_event*> malloc(<size_t> size * sizeof(epoll_event))
+        cdef epoll_event* events = <epoll_event*> PyMem_Malloc(<size_t> size * sizeof(epoll_event))
         if events == NULL:
             raise MemoryError
         try:
@@ -237,7 +237,7 @@ cdef class SelectorCore:
                     found.append((self.key(fd), mask))
             return found
         finally:
-            free(events)
+            PyMem_Free(events)
 
     def get_map(self):
         """File object to `SelectorKey`, live; None once closed."""

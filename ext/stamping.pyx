@@ -11,8 +11,8 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from fastecho._native.framing cimport Codec, Prefix
@@ -62,13 +62,13 @@ cdef class Stamper:
         self.shows_peer = "peer" in names
         self.shows_mono = "mono_ns" in names
         self.per_message = not names.isdisjoint(PER_MESSAGE)
-        self.scratch = <char*> malloc(self.longest + 1)
+        self.scratch = <char*> PyMem_Malloc(self.longest + 1)
         if self.scratch == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.scratch)
-        free(self.steps)
+        PyMem_Free(self.scratch)
+        PyMem_Free(self.steps)
 
     def render(self, now_ns, seq=0, length=0, bytes peer=b""):
         """The prefix of one message."""
@@ -85,7 +85,7 @@ cdef class Stamper:
         """Make the steps of this second; the old ones stand until the new ones do."""
         cdef list planned = plan(self.parts, second)
         cdef bytes literals = b"".join([part for part in planned if isinstance(part, bytes)])
-        cdef Step* steps = <Step*> malloc(max(len(planned), 1) * sizeof(Step))
+        cdef Step* steps = <Step*> PyMem_Malloc(max(len(planned), 1) * sizeof(Step))
         cdef Step* step = steps
         cdef size_t at = 0
         if steps == NULL:
@@ -104,7 +104,7 @@ cdef class Stamper:
             else:
                 step.kind = KINDS[part]
             step += 1
-        free(self.steps)
+        PyMem_Free(self.steps)
         self.steps = steps
         self.count = <int> len(planned)
         self.literals = literals
@@ -334,7 +334,7 @@ cdef class Echo:
             # Enough for one message; many small ones make it grow.
             room = self.codec.held_length + <size_t> source.len + self.stamper.longest + 64
             while True:
-                grown = <char*> realloc(out, room)
+                grown = <char*> PyMem_Realloc(out, room)
                 if grown == NULL:
                     raise MemoryError
                 out = grown
@@ -349,18 +349,18 @@ cdef class Echo:
                     return PyBytes_FromStringAndSize(out, <Py_ssize_t> put)
                 room *= 2
         finally:
-            free(out)
+            PyMem_Free(out)
             PyBuffer_Release(&source)
 
     def finish(self, now_ns):
         """The stream has ended: the reply to its tail, if that is a message."""
         cdef int64_t now = checked_time(now_ns)
         cdef size_t room = self.codec.held_length + self.stamper.longest, written = 0
-        cdef char* out = <char*> malloc(room + 1)
+        cdef char* out = <char*> PyMem_Malloc(room + 1)
         if out == NULL:
             raise MemoryError
         try:
             stamp_tail(self.codec, self.stamper, self.peer, out, room, now, &written)
             return PyBytes_FromStringAndSize(out, <Py_ssize_t> written)
         finally:
-            free(out)
+            PyMem_Free(out)

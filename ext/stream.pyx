@@ -5,9 +5,9 @@ what it must keep while the kernel takes no more is one block, replies first, th
 """
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
@@ -88,14 +88,14 @@ cdef class Shared:
         self.send = send
         self.max_connections = max_connections
         self.resting = []
-        self.receive_buffer = <char*> malloc(receive)
-        self.send_buffer = <char*> malloc(send)
+        self.receive_buffer = <char*> PyMem_Malloc(receive)
+        self.send_buffer = <char*> PyMem_Malloc(send)
         if self.receive_buffer == NULL or self.send_buffer == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.receive_buffer)
-        free(self.send_buffer)
+        PyMem_Free(self.receive_buffer)
+        PyMem_Free(self.send_buffer)
 
     def wake(self):
         """Have the listeners that rest try again."""
@@ -240,7 +240,7 @@ cdef class Stream(Handler):
     def __dealloc__(self):
         if self.fd >= 0:
             close_fd(self.fd)
-        free(self.kept)
+        PyMem_Free(self.kept)
 
     def fileno(self):
         """The connection's descriptor; -1 once closed."""
@@ -444,7 +444,7 @@ cdef class Stream(Handler):
         self, const char* replies, size_t size, const char* rest, size_t rest_size, int64_t now_ns
     ) except -1:
         """Keep replies, and input not yet cut, in one block; both may lie in the present one."""
-        cdef Kept* kept = <Kept*> malloc(sizeof(Kept) + size + rest_size)
+        cdef Kept* kept = <Kept*> PyMem_Malloc(sizeof(Kept) + size + rest_size)
         if kept == NULL:
             raise MemoryError
         kept.sent = 0
@@ -454,7 +454,7 @@ cdef class Stream(Handler):
         memcpy(kept.data, replies, size)
         if rest_size:
             memcpy(kept.data + size, rest, rest_size)
-        free(self.kept)
+        PyMem_Free(self.kept)
         self.kept = kept
         return 0
 
@@ -481,7 +481,7 @@ cdef class Stream(Handler):
         try:
             self.answer(kept.data + kept.replies, kept.input, kept.now_ns)
         finally:
-            free(kept)
+            PyMem_Free(kept)
         return 0
 
     cdef int settle(self) except -1:
@@ -538,7 +538,7 @@ cdef class Stream(Handler):
             self.note(reason)
         self.state = CLOSED
         self.listener.selector.remove(fd)
-        free(self.kept)
+        PyMem_Free(self.kept)
         self.kept = NULL
         self.listener.open -= 1
         self.listener.shared.open -= 1

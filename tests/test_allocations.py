@@ -1,0 +1,101 @@
+"""The nth allocation fails: the right bytes or a clean close, nothing leaked, others unaffected."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from reference import Framing
+from sites import Site
+
+testcapi = pytest.importorskip("_testcapi", reason="CPython's own test modules are not here")
+
+PARTS = (b"<", "seq", b"/", "len", b"/", "utc", b">")
+MESSAGES = [b"m" * size for size in (0, 3, 30, 2, 1)]
+#: More than one turn allocates in either twin, so that the last of them fail nowhere.
+ENOUGH = 150
+
+
+def turn_without(number: int, site: Site) -> None:
+    """One turn, in which this allocation fails; the loop goes on after that as well."""
+    with suppress(MemoryError):
+        testcapi.set_nomemory(number, number + 1)
+        site.selector.dispatch(0)
+    testcapi.remove_mem_hooks()
+
+
+def are_replies(data: bytes, messages: list[bytes]) -> bool:
+    """Whether these are the first replies to the messages, whole and in order."""
+    lines = data.split(b"\n")
+    return lines.pop() == b"" and all(
+        line.startswith(b"<%d/%d/" % (number, len(message))) and line.endswith(b">" + message)
+        for number, (line, message) in enumerate(zip(lines, messages[: len(lines)], strict=True), 1)
+    )
+
+
+def read_what_came(client: socket.socket, site: Site) -> bytes:
+    """Everything up to the end; a close with unread input is a reset."""
+    data = b""
+    while True:
+        site.selector.dispatch(0)
+        try:
+            piece = client.recv(65_536)
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+def talk(number: int, twin: Any, first: int) -> dict[str, int]:
+    """A client, `first` bytes of which come a turn before the rest; how its stream ended."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    site = Site(twin, parts=PARTS, framing=Framing("delimiter", 1_000, b"\n"))
+    with site.stack:
+        other, _ = site.accepted()
+        client, stream = site.accepted()
+        wire = b"".join(message + b"\n" for message in MESSAGES)
+        if first:
+            client.send(wire[:first])
+            site.until(lambda: stream.pending)
+        client.send(wire[first:])
+        turn_without(number, site)
+        client.shutdown(socket.SHUT_WR)
+        got = read_what_came(client, site)
+        site.until(lambda: stream.closed)
+        assert are_replies(got, MESSAGES), number
+        assert site.listener.closed in ({"eof": 1}, {"enomem": 1}), number
+        if "eof" in site.listener.closed:
+            assert got.count(b"\n") == len(MESSAGES), number
+        other.send(b"still here\n")
+        assert site.read(other, 6).startswith(b"<1/10/"), number
+        reasons = dict(site.listener.closed)
+    assert len(os.listdir("/proc/self/fd")) == descriptors, number
+    return reasons
+
+
+@pytest.mark.parametrize("first", [0, 7], ids=["whole", "in parts"])
+def test_a_stream_answers_or_ends(twin: Any, first: int) -> None:
+    talk(0, twin, first)  # what is made once is made now
+    ended = [talk(number, twin, first) for number in range(ENOUGH)]
+    assert {"enomem": 1} in ended
+    assert ended[-1] == {"eof": 1}
+
+
+def test_an_echo_is_right_or_raises(twin: Any) -> None:
+    """What was fed to an `Echo` that ran out of memory is the caller's to judge, never garbage."""
+    for number in range(40):
+        echo = twin.Echo(twin.DelimiterCodec(b"\n", 100), twin.Stamper(PARTS))
+        said = None
+        with suppress(MemoryError):
+            testcapi.set_nomemory(number, number + 1)
+            said = echo.feed(b"one\ntwo\nthr", 0)
+        testcapi.remove_mem_hooks()
+        if said is not None:
+            assert are_replies(said, [b"one", b"two"])
+            assert echo.pending == 3
