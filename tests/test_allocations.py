@@ -16,7 +16,7 @@ testcapi = pytest.importorskip("_testcapi", reason="CPython's own test modules a
 PARTS = (b"<", "seq", b"/", "len", b"/", "utc", b">")
 MESSAGES = [b"m" * size for size in (0, 3, 30, 2, 1)]
 #: More than one turn allocates in either twin, so that the last of them fail nowhere.
-ENOUGH = 150
+ENOUGH = 400
 
 
 def turn_without(number: int, site: Site) -> None:
@@ -83,8 +83,9 @@ def talk(number: int, twin: Any, first: int) -> dict[str, int]:
 def test_a_stream_answers_or_ends(twin: Any, first: int) -> None:
     talk(0, twin, first)  # what is made once is made now
     ended = [talk(number, twin, first) for number in range(ENOUGH)]
-    assert {"enomem": 1} in ended
     assert ended[-1] == {"eof": 1}
+    # Once a second is planned, a native stream allocates nothing for what comes whole.
+    assert ({"enomem": 1} in ended) == (twin.name == "pure" or first == 0)
 
 
 def test_an_echo_is_right_or_raises(twin: Any) -> None:
