@@ -2,9 +2,9 @@
 
 Real sockets on the loopback, TCP and UDP at once: partial sends, half-closes, slow readers, resets,
 floods, frames too long or corrupt, more clients than there may be. `model` says what must come of
-it. In most runs the server takes its turns when the test says so, so that what fails fails again;
-in the others it runs in its thread. Nothing waits for time: a failure is what is not there although
-nobody has anything more to do.
+it. In most runs the server takes its turns when the test says so (its loop is stepped by hand), so
+that what fails fails again; in the others it runs in its thread. Nothing waits for time: what is
+not there although nobody has anything more to do is a failure.
 
 By default, and with `CI` set, a look of seconds. For a time of your own, in seconds for each
 backend, with the seed of each round of machines on standard output:
@@ -47,7 +47,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from model import RAW_PARTS, Books, Conversation, Correspondence, Parts, RawConversation, template
-from processes import ABORT, PATIENCE
+from processes import ABORT, PATIENCE, until
 from reference import Framing
 from sites import tune
 
@@ -64,6 +64,10 @@ FEW = 50
 #: Turns in which nothing at all happens before something counts as missing; each waits 10 ms. The
 #: kernel's own timers may need some seconds (a closed window is probed ever more seldom).
 IDLE_TURNS = 500
+#: What a turn counts in which the server did something, but nothing that can be seen.
+BUSY = 0.02
+#: When all is done, it may still discard what those at fault have sent.
+MOST_BUSY = 20_000
 NEVER = 10**9  # seconds
 #: What one rule sends at most to a server that may not be reading, and how many may be there.
 STUFFED = 40_000
@@ -106,7 +110,7 @@ class Site:
 @st.composite
 def sites(draw: st.DrawFn) -> Site:
     parts = draw(st.sampled_from(TEMPLATES))
-    kind = draw(st.sampled_from(strategies.KINDS))
+    kind = draw(st.sampled_from(("delimiter", *strategies.KINDS)))  # it alone has tails
     if kind == "raw":
         parts = RAW_PARTS
     forbidden = forbidden_in_delimiters(parts)
@@ -304,7 +308,11 @@ someone = st.integers(0, 5)
 
 
 class Clients(RuleBasedStateMachine):
-    """Any number of clients, and the server."""
+    """Any number of clients, and the server.
+
+    What can be done next depends only on what was done: not on what the kernel has taken so far,
+    nor on what the server has got round to.
+    """
 
     backend = ""
 
@@ -313,7 +321,6 @@ class Clients(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.server: Any = None
         self.thread: threading.Thread | None = None
-        self.seen: dict[str, int] = {}
         self.clients: list[Client] = []
         self.correspondents: list[Correspondent] = []
         self.afloat = 0
@@ -343,6 +350,7 @@ class Clients(RuleBasedStateMachine):
             )
         self.stack.callback(self.server.close)
         self.address = self.server.tcp_address
+        self.prober = self.new_correspondent()
         if site.threaded:
             self.thread = threading.Thread(target=self.server.run, daemon=True)
             self.thread.start()
@@ -352,21 +360,24 @@ class Clients(RuleBasedStateMachine):
     # -- the server's turns
 
     def turn(self, timeout: float = 0) -> bool:
-        """Let the server do what there is to do; whether there was anything."""
+        """Let the server do what there is to do; whether there was anything that we know of."""
         if self.thread is None:
             return bool(self.server._loop.selector.dispatch(timeout))
         self.thread.join(timeout)
         assert self.thread.is_alive(), "the server has gone"
-        before, self.seen = self.seen, self.server.counters
-        return before != self.seen
+        return False
 
     def until(self, look: Callable[[], object], what: Callable[[], object]) -> None:
         """Until something is so; an error if it is not, and there is nothing left to do."""
-        idle = heard = 0
+        idle: float = 0
+        seen: object = None
         while not look():
             assert idle < IDLE_TURNS, f"it never came to that: {what()}"
-            before, heard = heard, sum(client.heard for client in self.clients)
-            idle = 0 if self.turn(0.01) or heard != before else idle + 1
+            idle += BUSY if self.turn(0.01) else 1
+            before = seen
+            seen = self.server.counters, sum(client.heard for client in self.clients)
+            if seen != before:
+                idle = 0
 
     @some("server")
     @rule(turns=st.integers(1, 5), sweep=st.booleans())
@@ -465,25 +476,34 @@ class Clients(RuleBasedStateMachine):
         client.outbox += data
         client.push(len(client.outbox))
 
-    @some("faulty")
+    @some("clients")
     @rule(who=someone, data=st.sampled_from([b"\n", b"x" * 300, b"x" * 20_000]))
     def go_on(self, who: int, data: bytes) -> None:
         """Hears that it was at fault, and goes on sending: it is not reset."""
-        client = pick(self.faulty, who)
+        if not (faulty := self.faulty):
+            return
+        client = pick(faulty, who)
         self.hear_out(client)
-        if not client.conversation.ended:
+        for _ in range(0 if client.conversation.ended else 3):
             client.outbox = data
             client.push(len(data))
             self.turn()
-            client.push(len(client.outbox))
 
     @some("server")
-    @rule(who=someone, count=st.sampled_from([2, 10, 300, 3000]))
-    def flood(self, who: int, count: int) -> None:
-        """Sends nothing but empty messages."""
+    @rule(
+        who=someone,
+        count=st.sampled_from([2, 10, 300, 3000]),
+        last=st.one_of(st.just(b""), drawn(nonsense), drawn(frames)),
+        kept=st.integers(0, 3),
+        ends=st.booleans(),
+    )
+    def flood(self, who: int, count: int, last: bytes, kept: int, ends: bool) -> None:
+        """Sends nothing but empty messages, until something else at the last."""
         client = self.speaker(who)
-        client.outbox += smallest(self.framing) * count
-        client.push(len(client.outbox))
+        client.outbox += smallest(self.framing) * count + last
+        client.push(len(client.outbox) - kept)
+        if ends:
+            client.end()
 
     @some("server")
     @rule(who=someone, frame=drawn(frames))
@@ -492,17 +512,20 @@ class Clients(RuleBasedStateMachine):
         client = self.speaker(who)
         frame = frame or smallest(self.framing)
         sent = 0
-        while sent < STUFFED and not client.conversation.fault:
+        for _ in range(STUFFED // 100):
             client.outbox = client.outbox or frame * (1 + 500 // len(frame))
             pushed = client.push(len(client.outbox))
             sent += pushed
-            if not self.turn() and not pushed:
+            if sent > STUFFED or client.conversation.fault or not (self.turn() or pushed):
                 break
 
     @some("server")
-    @rule(who=someone)
-    def half_close(self, who: int) -> None:
+    @rule(who=someone, data=drawn(words), kept=st.integers(0, 20))
+    def half_close(self, who: int, data: bytes, kept: int) -> None:
+        """Has some last words, and says so; the last of them it may not find the end of."""
         client = self.speaker(who)
+        client.outbox += data
+        client.push(len(client.outbox) - kept)
         client.end()
 
     @some("clients")
@@ -599,22 +622,23 @@ class Clients(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """All read what they must get. Then nothing is open: every counter is known."""
-        for client in self.clients:
-            client.conversation.admitted = False
-        for conversation in self.books.conversations:
-            conversation.admitted = False
         self.admit()
-        for correspondent in self.correspondents:
+        for correspondent in [*self.correspondents, self.prober]:
             self.until(correspondent.hear_all, lambda: "all replies to datagrams")
         self.until(lambda: not self.differences(), self.differences)
         if not self.books.exact:
             self.rest()
         for client in self.clients:
             assert not client.hear(), f"{client!r}: there is more"
-        for correspondent in self.correspondents:
+        for correspondent in [*self.correspondents, self.prober]:
             correspondent.hear_all()
         self.books.settle(self.server.counters)
         self.afloat = 0
+        for _ in range(MOST_BUSY):
+            if not self.turn():
+                break
+        else:
+            raise AssertionError("all is done, and the server goes on doing something")
 
     def rest(self) -> None:
         """What one conversation leaves open must not hide what another has still to be read.
@@ -627,7 +651,7 @@ class Clients(RuleBasedStateMachine):
             lambda: not any(unacknowledged(client.sock) for client in admitted),
             lambda: "all that was sent with the server's kernel",
         )
-        client = self.correspondent(0)
+        client = self.prober
         before: object = None
         while before != (now := self.books.streams(self.server.counters)):
             before = now
@@ -641,9 +665,9 @@ class Clients(RuleBasedStateMachine):
         places = self.site.others["max_connections"] or sys.maxsize
         clients = {client.conversation: client for client in self.clients}
         for conversation in self.books.conversations:
-            if not places:
-                break
-            conversation.admitted = True
+            conversation.admitted = places > 0
+            if not conversation.admitted:
+                continue
             if conversation in clients:
                 self.hear_out(clients[conversation])
             places -= not conversation.released
@@ -663,6 +687,15 @@ class Clients(RuleBasedStateMachine):
             if not client.conversation.admitted:
                 client.close()
                 self.clients.remove(client)
+        for client in self.clients:
+            # With the server's kernel when it is told to stop: that is soon enough.
+            if not (client.conversation.pending or client.outbox or client.conversation.ended):
+                client.outbox = smallest(self.framing) * 3
+                client.push(len(client.outbox))
+        until(
+            lambda: not any(unacknowledged(client.sock) for client in self.clients),
+            "all that was sent with the server's kernel",
+        )
         for conversation in self.books.conversations:
             conversation.stop()
         self.server.stop()
