@@ -183,53 +183,56 @@ cdef class Datagrams(Handler):
         """Lay out a reply to each datagram that came whole; how many these are."""
         cdef Batch* batch = <Batch*> self.batch
         cdef int64_t now_ns = read_clock(self.stamper)
-        cdef bytes peer = b""
-        cdef Prefix prefix
-        cdef iovec* parts
-        cdef msghdr* message
-        cdef msghdr* answer
-        cdef char* text
-        cdef const char* group
-        cdef str reason
         cdef int i, replies = 0
         for i in range(received):
-            message = &batch.received[i].msg_hdr
-            if message.msg_flags & MSG_TRUNC:
+            if batch.received[i].msg_hdr.msg_flags & MSG_TRUNC:
                 self.drop("truncated")
                 continue
             self.messages += 1
             self.bytes_in += batch.received[i].msg_len
-            if message.msg_namelen <= sizeof(batch.names[i].ss_family):
+            if batch.received[i].msg_hdr.msg_namelen <= sizeof(batch.names[i].ss_family):
                 self.drop("nameless")
                 continue
-            if self.stamper.shows_peer:
-                peer = addresses.peer(address_of(&batch.names[i], message.msg_namelen))
-            self.stamper.one(
-                &prefix, kernel_time(message, now_ns), self.messages, batch.received[i].msg_len,
-                PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer),
-            )
-            answer = &batch.replies[replies].msg_hdr
-            answer.msg_control = batch.back[replies]
-            group = contacted(message, answer)
-            if self.is_ip:
-                reason = refusal(
-                    &batch.names[i], group, self.port, batch.received[i].msg_len, prefix.length
-                )
-                if reason is not None:
-                    self.drop(reason)
-                    continue
-            # The stamper's own memory is for one prefix at a time.
-            text = batch.prefixes + <size_t> replies * self.stamper.longest
-            memcpy(text, prefix.text, prefix.length)
-            parts = &batch.parts[2 * replies]
-            parts[0].iov_base = text
-            parts[0].iov_len = prefix.length
-            parts[1].iov_base = batch.data[i]
-            parts[1].iov_len = batch.received[i].msg_len
-            answer.msg_name = message.msg_name
-            answer.msg_namelen = message.msg_namelen
-            replies += 1
+            try:
+                replies += self.lay_out(i, replies, now_ns)
+            except MemoryError:
+                self.drop("enomem")
         return replies
+
+    cdef bint lay_out(self, int i, int replies, int64_t now_ns) except -1:
+        """Make the reply to datagram `i` the next after so many replies; whether there is one."""
+        cdef Batch* batch = <Batch*> self.batch
+        cdef size_t size = batch.received[i].msg_len
+        cdef msghdr* message = &batch.received[i].msg_hdr
+        cdef msghdr* answer = &batch.replies[replies].msg_hdr
+        cdef iovec* parts = &batch.parts[2 * replies]
+        # The stamper's own memory is for one prefix at a time.
+        cdef char* text = batch.prefixes + <size_t> replies * self.stamper.longest
+        cdef bytes peer = b""
+        cdef str reason = None
+        cdef const char* group
+        cdef Prefix prefix
+        if self.stamper.shows_peer:
+            peer = addresses.peer(address_of(&batch.names[i], message.msg_namelen))
+        self.stamper.one(
+            &prefix, kernel_time(message, now_ns), self.messages, size,
+            PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer),
+        )
+        answer.msg_control = batch.back[replies]
+        group = contacted(message, answer)
+        if self.is_ip:
+            reason = refusal(&batch.names[i], group, self.port, size, prefix.length)
+        if reason is not None:
+            self.drop(reason)
+            return False
+        memcpy(text, prefix.text, prefix.length)
+        parts[0].iov_base = text
+        parts[0].iov_len = prefix.length
+        parts[1].iov_base = batch.data[i]
+        parts[1].iov_len = size
+        answer.msg_name = message.msg_name
+        answer.msg_namelen = message.msg_namelen
+        return True
 
     cdef int send(self, int replies) except -1:
         """Send the replies; one that the kernel refuses is dropped, and the rest still go."""

@@ -166,7 +166,13 @@ cdef class Listener(Handler):
 
     cdef bint adopt(self, int fd, const sockaddr_storage* address) except -1:
         """Serve a connection; if that cannot be, it is closed, and the next wait."""
-        cdef Stream stream = Stream.__new__(Stream)
+        cdef Stream stream
+        try:
+            stream = Stream.__new__(Stream)
+        except MemoryError:
+            close_fd(fd)
+            self.cannot_accept(ENOMEM)
+            return False
         stream.fd = fd
         stream.listener = self
         memcpy(stream.peer, address, sizeof(stream.peer))

@@ -6,11 +6,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from reference import Framing
 from sites import Site
+
+from fastecho.udp import Udp
 
 testcapi = pytest.importorskip("_testcapi", reason="CPython's own test modules are not here")
 
@@ -94,6 +97,62 @@ def test_a_stream_answers_or_ends(twin: Any, first: int) -> None:
     assert ended[-1] == {"eof": 1}
     # Once the second is planned, a native stream allocates only what it must keep.
     assert {"enomem": 1} in ended or (twin.name == "native" and first)
+
+
+def test_a_datagram_is_answered_or_counted(twin: Any) -> None:
+    """Whatever fails, the others of its batch are answered."""
+    sent = [b"%d" % number for number in range(5)]
+    with (
+        twin.Selector() as selector,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        client.connect(sock.getsockname())
+        client.setblocking(False)
+        datagrams = twin.Datagrams(sock, selector, twin.Stamper(PARTS), Udp())
+        short = 0
+        for number in range(ENOUGH):
+            before = sum(datagrams.unanswered.values())
+            for message in sent:
+                client.send(message)
+            without(number, selector.dispatch, 0)
+            client.send(b"last")
+            got = []
+            while b"last" not in got:
+                selector.dispatch(0)
+                with suppress(BlockingIOError):
+                    got.append(client.recv(200).partition(b">")[2])
+            lost = sum(datagrams.unanswered.values()) - before
+            short += lost
+            assert [message for message in [*sent, b"last"] if message in got] == got, number
+            # In Python, what is sent may find no memory for how much that was.
+            assert len(got) + lost in ((6, 7) if twin.name == "pure" else (6,)), number
+        assert set(datagrams.unanswered) <= {"enomem"}
+        assert short or twin.name == "native"
+        assert lost == 0
+        datagrams.close()
+
+
+def test_a_newcomer_is_served_or_closed_and_the_others_are_served(twin: Any) -> None:
+    if twin.name == "pure":
+        pytest.skip("Python's own accept() may lose a descriptor that it has no memory for")
+    for number in range(60):
+        descriptors = len(os.listdir("/proc/self/fd"))
+        site = Site(twin, parts=PARTS, framing=Framing("delimiter", 1_000, b"\n"))
+        with site.stack:
+            first, second = site.connect(), site.connect()
+            without(number, site.selector.dispatch, 0)
+            site.listener.shared.wake()
+            heads = []
+            for client in (first, second):
+                with suppress(ConnectionError):
+                    client.send(b"served\n")
+                    heads.append(site.read(client, 5))
+            assert heads.count(b"<1/6/") >= 1, number
+            assert set(heads) <= {b"<1/6/", b""}, number
+        assert len(os.listdir("/proc/self/fd")) == descriptors, number
 
 
 def test_an_echo_is_right_or_raises(twin: Any) -> None:

@@ -23,5 +23,6 @@ cdef class Datagrams(Handler):
 
     cdef int receive(self) except -1
     cdef int stamp(self, int received) except -1
+    cdef bint lay_out(self, int i, int replies, int64_t now_ns) except -1
     cdef int send(self, int replies) except -1
     cdef int drop(self, str reason) except -1

@@ -130,28 +130,34 @@ class Datagrams:
         """Answer what waits, up to a batch."""
         for _ in range(DATAGRAM_BATCH):
             try:
-                count, control, flags, source = self.sock.recvmsg_into([self._buffer], ANCILLARY)
+                received = self.sock.recvmsg_into([self._buffer], ANCILLARY)
+                self._take(*received)
             except BlockingIOError:
                 return
             except OSError as error:
                 self._drop(addresses.reason(error.errno or 0))
                 return
-            now = received_at(control, read_clock(self.stamper))
-            if flags & socket.MSG_TRUNC:
-                self._drop("truncated")
-                continue
-            self.messages += 1
-            self.bytes_in += count
-            if source:
-                self._answer(self._buffer[:count], now, source, control)
-            else:
-                self._drop("nameless")
+            except MemoryError:
+                self._drop("enomem")
 
     def close(self) -> None:
         """Answer no more."""
         if self.fileno() >= 0:
             forget(self.selector, self)
             self.sock.close()
+
+    def _take(self, count: int, control: list[Control], flags: int, source: Address) -> None:
+        """One datagram has come."""
+        now = received_at(control, read_clock(self.stamper))
+        if flags & socket.MSG_TRUNC:
+            self._drop("truncated")
+            return
+        self.messages += 1
+        self.bytes_in += count
+        if source:
+            self._answer(self._buffer[:count], now, source, control)
+        else:
+            self._drop("nameless")
 
     def _answer(
         self, message: memoryview, now_ns: int, source: Address, control: list[Control]
