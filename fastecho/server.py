@@ -119,6 +119,7 @@ class Server:
         """Totals since the start, by name.
 
         `connections`, `messages`, `bytes_in`, `bytes_out`, `unanswered.REASON`, `closed.REASON`.
+        What is discarded after a fault is not in `bytes_in`; what came with it is.
         """
         total: Counter[str] = Counter(connections=0, messages=0, bytes_in=0, bytes_out=0)
         for part in self._parts:

@@ -346,6 +346,16 @@ def test_a_peer_lost_before_its_fault_was_seen_is_counted_as_lost(server, framin
     assert closed(since) == Counter(["reset"])
 
 
+@pytest.mark.parametrize("calls_before", range(8))
+@pytest.mark.parametrize("number", [*PASSING, *FATAL])
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_each_error_in_the_place_of_each_call(server, call, number, calls_before):
+    """The calls before it take 40 bytes, so that the error comes within lines and between them."""
+    lines = (b"x" * 30 + b"\n") * 8
+    talk = Talk(LINE, "[]", lines, scripts={call: [40] * calls_before + [number]})
+    check(server(), [talk, Talk(LINE, "[]", lines)], [])
+
+
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.parametrize("call", ["recv", "send"])
 def test_what_passes_is_tried_again(server, call, number):
