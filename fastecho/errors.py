@@ -6,6 +6,7 @@ bytes that its framing does not allow. Both twins raise these classes with these
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -53,3 +54,10 @@ class FrameTruncated(FrameError):
     """The stream ended inside a frame."""
 
     reason = "truncated"
+
+
+def nearest(word: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """What was probably meant, if anything is alike enough (0 to 1)."""
+    import difflib  # for who has made a mistake alone
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1, alike)), None)

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from . import backend as backends
-from .errors import ConfigError
+from .errors import ConfigError, nearest
 from .limits import MAX_FRAME, MAX_FRAME_CEILING, MAX_LENGTH_OFFSET, RECEIVE_BUFFER, within
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def parse(spec: str) -> Framing:
         if name in _INTEGERS:
             width, little = _INTEGERS[name]
             return _prefixed(spec, width, little=little)
-    near = difflib.get_close_matches(name, [known.partition(":")[0] for known in SPECS], 1)
-    hint = f" (did you mean {near[0]}?)" if near and near[0] != name else ""
+    near = nearest(name, [known.partition(":")[0] for known in SPECS])
+    hint = f" (did you mean {near}?)" if near and near != name else ""
     raise ConfigError(f"unknown framing {spec!r}{hint}: choose from {'  '.join(SPECS)}")
 
 
@@ -135,6 +135,69 @@ def codec(spec: str, max_frame: int | None = None, backend: str | None = None) -
         ConfigError: a spec or limit that makes no sense.
     """
     return parse(spec).codec(backends.load(backend), max_frame)
+
+
+class Receiver(Protocol):
+    """A socket, or what reads like one."""
+
+    def recv(self, size: int, /) -> bytes:
+        """At most so many bytes; none once the stream has ended."""
+
+
+class Messages(Iterator[bytes]):
+    """The messages of a stream, as `messages` gives them.
+
+    Attributes:
+        codec: the stream's, for its counts.
+    """
+
+    #: What one `recv` takes at most: as much as a codec's default message.
+    SIZE = 65_536
+
+    def __init__(self, sock: Receiver, codec: Codec) -> None:
+        self.codec = codec
+        self._sock = sock
+        self._ready: deque[bytes] = deque()
+        self._ended = self._raised = False
+
+    def __next__(self) -> bytes:
+        while not self._ready:
+            if self._ended:
+                self._end()
+            self._receive()
+        return self._ready.popleft()
+
+    def _receive(self) -> None:
+        data = self._sock.recv(self.SIZE)
+        self._ready.extend(self.codec.feed(data) if data else self.codec.finish())
+        self._ended = not data or self.codec.error is not None
+
+    def _end(self) -> None:
+        if self.codec.error is not None and not self._raised:
+            self._raised = True
+            raise self.codec.error
+        raise StopIteration
+
+
+def messages(
+    sock: Receiver, spec: str = "line", max_frame: int | None = None, backend: str | None = None
+) -> Messages:
+    """The messages that arrive on a socket, one after the other, however they were cut on the way.
+
+    An unterminated tail is the last message with `line` and `delimiter`. What the socket raises
+    comes through, and loses nothing: after a timeout, or a BlockingIOError, go on with `next`.
+
+    Args:
+        sock: connected, of a stream.
+        spec: the framing, as for `codec`.
+        max_frame: longest message, as for `codec`.
+        backend: as for `codec`.
+
+    Raises:
+        FrameError: by the iterator, once everything before the fault was given.
+        ConfigError: a spec or limit that makes no sense.
+    """
+    return Messages(sock, codec(spec, max_frame, backend))
 
 
 def _form(name: str) -> str:

@@ -67,6 +67,9 @@ UNREAD_AFTER = 5.0
 LINGER_TIMEOUT = 2.0
 #: After a stop: how long replies that the kernel has not taken yet are waited for.
 DRAIN_TIMEOUT = 5.0
+#: What a client waits for a connection or a reply: longer than any round trip on Earth that
+#: is worth waiting for, with a few retransmissions (RFC 6298) in it.
+REPLY_TIMEOUT = 5.0
 #: How often the same trouble is told at most.
 REPEAT_AFTER = 60.0
 

@@ -28,6 +28,7 @@ _FORMS = {
     "utc": "9999-99-99T99:99:99.999999999Z",
     "peer": "*",
 }
+_WIDTHS = {name: len(form) for name, form in _FORMS.items() if "*" not in form}
 _CLASSES = {"A": _LETTER, "9": _DIGIT, "+": _SIGN, "_": _DIGIT | {0x20}, "*": _PRINTABLE}
 
 
@@ -59,6 +60,14 @@ def parse(template: str) -> tuple[bytes | str, ...]:
                 f" {' '.join('{' + known + '}' for known in NAMES)}"
             )
     return tuple(parts)
+
+
+def width(template: str) -> int | None:
+    """Bytes of the prefix, if each rendering has as many; else None."""
+    parts = parse(template)
+    if any(part not in _WIDTHS for part in parts if isinstance(part, str)):
+        return None
+    return sum(len(part) if isinstance(part, bytes) else _WIDTHS[part] for part in parts)
 
 
 def check_delimiter(template: str, delimiter: bytes) -> None:

@@ -1,74 +1,205 @@
 """Settings: what a server can be told, checked before anything is opened.
 
-Names are those of the command's options, with underscores. Sizes are bytes, times are seconds.
+Each is a field of `Settings`, an option of `fastecho serve` (`--max-frame`), a variable
+(`FASTECHO_MAX_FRAME`) and a key of the configuration file (`max_frame`). A flag beats the
+environment, which beats the file; only what wins is looked at. Sizes are bytes, times are seconds.
+
+(A dataclass and this table, because msgspec would add 1.5 MiB to a daemon that idles at 17.6.)
 """
 
 from __future__ import annotations
 
-import difflib
+import os
 import resource
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import limits, prefix
-from .errors import ConfigError
+from . import backend as backends
+from . import framing, limits, prefix, sockets
+from .errors import ConfigError, FastechoError, nearest
 
-DEFAULT_LISTEN = ("127.0.0.1:12345",)
+DEFAULT_ADDRESS = "127.0.0.1:12345"
+DEFAULT_LISTEN = (DEFAULT_ADDRESS,)
+#: Read from the current directory if it is there, unless another is named.
+DEFAULT_FILE = "fastecho.toml"
+VARIABLES = "FASTECHO_"
+#: Of these an empty variable says something; others are as good as not set then.
+CAN_BE_EMPTY = ("prefix",)
+LOG_FORMATS = ("text", "json")
 
 #: The kernel's bounds (tcp(7)), each the third number: bytes that it holds of one connection's
 #: unread input, and pages that it holds for all of TCP.
 _RECEIVE_MEMORY = Path("/proc/sys/net/ipv4/tcp_rmem")
 _ALL_MEMORY = Path("/proc/sys/net/ipv4/tcp_mem")
 
+_SWITCHED = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+class Kind(NamedTuple):
+    """What the value of a setting is.
+
+    Attributes:
+        metavar: what help calls it.
+        check: of its name and a value: the value, or a ConfigError whose sentence names it.
+        read: of a flag's or a variable's text: the value that it writes; where it writes none,
+            the text itself, which `check` refuses.
+        choices: all that it can be, if they are few.
+    """
+
+    metavar: str
+    check: Callable[[str, Any], Any]
+    read: Callable[[str], Any]
+    choices: tuple[str, ...] = ()
+
+
+def _number(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+def _whole(metavar: str, high: int) -> Kind:
+    return Kind(metavar, lambda name, value: limits.within(name, value, 1, high), _number(int))
+
+
+def _text(metavar: str, parse: Callable[[str], object]) -> Kind:
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} must be a text, not {value!r}")
+        _parsed(name, parse, value)
+        return value
+
+    return Kind(metavar, check, str)
+
+
+def _choice(*choices: str) -> Kind:
+    def check(name: str, value: object) -> object:
+        if value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+
+    return Kind("|".join(choices), check, str, choices)
+
+
+def _check_switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
+def _check_listen(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, Iterable):
+        raise ConfigError(f"{name} must be a list of addresses, not {value!r}")
+    words = tuple(value)
+    if not words:
+        raise ConfigError(f"{name} names no address")
+    for word in words:
+        if not isinstance(word, str):
+            raise ConfigError(f"{name} must be a list of addresses, not of {word!r}")
+        _parsed(name, sockets.parse, word)
+    return words
+
+
+def _parsed(name: str, parse: Callable[[str], object], text: str) -> None:
+    try:
+        parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}" if name else str(error)) from None
+
+
+_LISTEN = Kind("[LISTEN]...", _check_listen, str.split)
+_SWITCH = Kind("", _check_switch, lambda text: _SWITCHED.get(text.lower(), text))
+_SECONDS = Kind("SECONDS", limits.seconds, _number(float))
+
+
+def _setting(default: object, kind: Kind, section: str, told: str, shown: str = "") -> Any:
+    """A field; `shown` is the default for people, where it is not simply the value."""
+    metadata = {"kind": kind, "section": section, "told": told, "shown": shown}
+    return field(default=default, metadata=metadata)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """A server's settings.
-
-    Attributes:
-        listen: LISTEN words (`fastecho.sockets`); all are bound, or none.
-        framing: how messages are marked in a stream.
-        prefix: template of what is put before each message.
-        max_frame: longest message; None: 65,536, or what the framing can say.
-        backend: `native`, `pure`, `auto`, or None: the chosen one.
-        max_connections: connections at once; None: as many as there can be descriptors, less 64.
-        idle_timeout: without a byte moved either way; 0: for ever.
-        frame_timeout: from a frame's first byte to its last; 0: for ever.
-        send_buffer: what the kernel holds unsent of one TCP stream.
-        linger_timeout: for the peer to close, after a fault.
-        drain_timeout: for replies to be taken, after a stop.
-        backlog: connections that wait to be accepted.
-        verbose: log each connection and each datagram, at level INFO.
-        show_cuts: log in which `recv`s each message came, at level INFO.
+    """A server's settings. What each means is what help says of it.
 
     Raises:
         ConfigError: naming the setting, and what is right.
     """
 
-    listen: tuple[str, ...] = DEFAULT_LISTEN
-    framing: str = "line"
-    prefix: str = prefix.DEFAULT
-    max_frame: int | None = None
-    backend: str | None = None
-    max_connections: int | None = None
-    idle_timeout: float = limits.IDLE_TIMEOUT
-    frame_timeout: float = limits.FRAME_TIMEOUT
-    send_buffer: int = limits.SEND_BUFFER_LIMIT
-    linger_timeout: float = limits.LINGER_TIMEOUT
-    drain_timeout: float = limits.DRAIN_TIMEOUT
-    backlog: int = limits.BACKLOG
-    verbose: bool = False
-    show_cuts: bool = False
+    listen: tuple[str, ...] = _setting(
+        DEFAULT_LISTEN, _LISTEN, "", "Where to listen; all of it, or nothing."
+    )
+    framing: str = _setting(
+        "line",
+        _text("SPEC", framing.parse),
+        "Messages",
+        "How messages are marked in a stream.",
+    )
+    prefix: str = _setting(
+        prefix.DEFAULT,
+        _text("TEMPLATE", prefix.parse),
+        "Messages",
+        "What is put before each message.",
+    )
+    max_frame: int | None = _setting(
+        None,
+        _whole("BYTES", limits.MAX_FRAME_CEILING),
+        "Messages",
+        "Longest message in a stream.",
+        f"{limits.MAX_FRAME}, or less in short lengths",
+    )
+    backend: str | None = _setting(
+        None, _choice(*backends.CHOICES), "Other", "Which twin serves.", "auto"
+    )
+    max_connections: int | None = _setting(
+        None,
+        _whole("N", 2**31 - 1),
+        "Limits",
+        "Connections at once.",
+        "descriptors less 64",
+    )
+    idle_timeout: float = _setting(
+        limits.IDLE_TIMEOUT, _SECONDS, "Limits", "Silence that ends a connection; 0: none."
+    )
+    frame_timeout: float = _setting(
+        limits.FRAME_TIMEOUT, _SECONDS, "Limits", "From a message's first byte to its last."
+    )
+    send_buffer: int = _setting(
+        limits.SEND_BUFFER_LIMIT,
+        _whole("BYTES", limits.MAX_FRAME_CEILING),
+        "Limits",
+        "What the kernel holds unsent of a stream.",
+    )
+    linger_timeout: float = _setting(
+        limits.LINGER_TIMEOUT, _SECONDS, "Limits", "For a peer that broke its framing to close."
+    )
+    drain_timeout: float = _setting(
+        limits.DRAIN_TIMEOUT, _SECONDS, "Limits", "For replies to be taken, after a stop."
+    )
+    backlog: int = _setting(
+        limits.BACKLOG, _whole("N", 2**31 - 1), "Limits", "Connections that wait to be accepted."
+    )
+    verbose: bool = _setting(False, _SWITCH, "Log", "A line per connection and per datagram.")
+    show_cuts: bool = _setting(False, _SWITCH, "Log", "A line per message: in which recvs it came.")
+    log_format: str = _setting("text", _choice(*LOG_FORMATS), "Log", "Sentences, or JSON lines.")
 
     def __post_init__(self) -> None:
-        for name in ("idle_timeout", "frame_timeout", "linger_timeout", "drain_timeout"):
-            limits.seconds(name, getattr(self, name))
-        limits.within("send_buffer", self.send_buffer, 1, limits.MAX_FRAME_CEILING)
-        limits.within("backlog", self.backlog, 1, 2**31 - 1)
-        if self.max_connections is not None:
-            limits.within("max_connections", self.max_connections, 1, 2**31 - 1)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.default is not None:
+                checked = each.metadata["kind"].check(each.name, value)
+                object.__setattr__(self, each.name, checked)
 
     @classmethod
     def of(cls, listen: str | Iterable[str] = DEFAULT_LISTEN, **others: Any) -> Settings:
@@ -77,16 +208,9 @@ class Settings:
         Raises:
             ConfigError: a setting that is none, or one that makes no sense.
         """
-        known = [field.name for field in fields(cls)]
         for name in others:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
-                raise ConfigError(f"unknown setting {name!r}: {hint}")
-        words = tuple(listen.split() if isinstance(listen, str) else listen)
-        if not words:
-            raise ConfigError("listen names no address")
-        return cls(listen=words, **others)
+            _known("setting", name)
+        return cls(listen=listen, **others)  # type: ignore[arg-type]  # checked and converted
 
     @property
     def connections(self) -> int:
@@ -108,6 +232,80 @@ class Settings:
         process = self.connections * (limits.RECEIVE_BUFFER + send_piece)
         kernel = self.connections * (self.send_buffer + _third(_RECEIVE_MEMORY))
         return process, min(kernel, _third(_ALL_MEMORY) * resource.getpagesize())
+
+
+SETTINGS: dict[str, Field[Any]] = {each.name: each for each in fields(Settings)}
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None = None) -> Settings:
+    """The settings that flags, environment and file give together.
+
+    Args:
+        flags: texts by name, `listen` words, switches true or false; what was not given is None.
+        environ: where the variables are.
+        path: of the file; by default `fastecho.toml`, if there.
+
+    Raises:
+        ConfigError: naming the flag, variable or key, and what is right.
+        FastechoError: the file cannot be read.
+    """
+    chosen: dict[str, tuple[str, Any]] = {}
+    for name, value in _read_file(path).items():
+        chosen[name] = (f"{name} in {DEFAULT_FILE if path is None else path}", value)
+    for name, each in SETTINGS.items():
+        variable, flag = VARIABLES + name.upper(), f"--{name.replace('_', '-')}"
+        read = each.metadata["kind"].read
+        if environ.get(variable) or (variable in environ and name in CAN_BE_EMPTY):
+            chosen[name] = (variable, read(environ[variable]))
+        given = flags.get(name)
+        if given is not None and given != ():
+            label = flag if name != "listen" else ""
+            chosen[name] = (label, read(given) if isinstance(given, str) else given)
+    return Settings(
+        **{
+            name: SETTINGS[name].metadata["kind"].check(label, value)
+            for name, (label, value) in chosen.items()
+        }
+    )
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that looks like one of ours and is none.
+
+    Not errors: a container's orchestrator may well set others that begin like these.
+    """
+    known = [VARIABLES + name.upper() for name in SETTINGS]
+    return [
+        f"{name} is no setting: did you mean {near}?"
+        for name in environ
+        if name.startswith(VARIABLES) and name not in known
+        if (near := nearest(name, known, 0.85))
+    ]
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if path is None and not os.path.lexists(DEFAULT_FILE):
+        return {}
+    import tomllib
+
+    name = DEFAULT_FILE if path is None else path
+    try:
+        values = tomllib.loads(Path(name).read_text("utf-8"))
+    except OSError as error:
+        words = os.strerror(error.errno or 0).lower()
+        raise FastechoError(f"cannot read {name}: {words}") from error
+    except ValueError as error:
+        raise ConfigError(f"{name} is no TOML: {error}") from error
+    for key in values:
+        _known(f"key in {name}:", key)
+    return values
+
+
+def _known(what: str, name: str) -> None:
+    if name not in SETTINGS:
+        near = nearest(name, SETTINGS)
+        hint = f"did you mean {near}?" if near else f"choose from {', '.join(SETTINGS)}"
+        raise ConfigError(f"unknown {what} {name!r}: {hint}")
 
 
 def _third(path: Path) -> int:

@@ -30,7 +30,7 @@ FORMS = (
     "HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT (an IPv6 HOST in brackets), unix:PATH,"
     " unixgram:PATH or fd://N"
 )
-_KINDS = {
+KINDS = {
     TCP: socket.SOCK_STREAM,
     UDP: socket.SOCK_DGRAM,
     UNIX: socket.SOCK_STREAM,
@@ -109,9 +109,7 @@ def parse(word: str) -> Listen:
     scheme, separator, rest = word.partition("://")
     if separator and scheme == FD:
         if not (rest.isascii() and rest.isdecimal() and len(rest) < 10):
-            raise ConfigError(
-                f"cannot listen on {word!r}: write fd://N, with a descriptor's number"
-            )
+            raise ConfigError(f"{word!r} is no address: write fd://N, with a descriptor's number")
         return Listen(word, (FD,), port=int(rest))
     if not separator:
         protocols: tuple[str, ...] = (TCP, UDP)
@@ -119,15 +117,15 @@ def parse(word: str) -> Listen:
     elif scheme in (TCP, UDP):
         protocols = (scheme,)
     else:
-        raise ConfigError(f"cannot listen on {word!r}: no such scheme; write {FORMS}")
+        raise ConfigError(f"{word!r} is no address: no such scheme; write {FORMS}")
     host, colon, port = rest.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
     if not colon or (":" in host) != bracketed or "/" in host:
-        raise ConfigError(f"cannot listen on {word!r}: write {FORMS}")
+        raise ConfigError(f"{word!r} is no address: write {FORMS}")
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
-        raise ConfigError(f"cannot listen on {word!r}: a port is a number from 0 to 65535")
+        raise ConfigError(f"{word!r} is no address: a port is a number from 0 to 65535")
     return Listen(word, protocols, host, int(port))
 
 
@@ -136,11 +134,11 @@ def _parse_path(word: str, scheme: str, rest: str) -> Listen:
     mode = re.fullmatch(r"mode=(0?[0-7]{3})", query)
     if not path or "\0" in path or (question and not mode):
         raise ConfigError(
-            f"cannot listen on {word!r}: write {scheme}:PATH, or {scheme}:PATH?mode=0660"
+            f"{word!r} is no address: write {scheme}:PATH, or {scheme}:PATH?mode=0660"
         )
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ConfigError(
-            f"cannot listen on {word!r}: a socket's path has at most {_LONGEST_PATH} bytes"
+            f"{word!r} is no address: a socket's path has at most {_LONGEST_PATH} bytes"
         )
     return Listen(word, (scheme,), path=path, mode=int(mode[1], 8) if mode else None)
 
@@ -200,7 +198,7 @@ def _adopt(listen: Listen, undo: ExitStack) -> Bound:
     with _explained(listen.word, _FD_ADVICE):
         sock = undo.enter_context(socket.socket(fileno=listen.port))
         listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    for protocol, kind in _KINDS.items():
+    for protocol, kind in KINDS.items():
         family = socket.AF_UNIX if protocol in (UNIX, UNIXGRAM) else sock.family
         ip = sock.family in (socket.AF_INET, socket.AF_INET6)
         if sock.type == kind and sock.family == family and ip == (protocol in (TCP, UDP)):
@@ -221,12 +219,12 @@ def _bind_path(listen: Listen, undo: ExitStack) -> Bound:
     """A UNIX socket; one that nobody answers on any more is replaced, anything else is not."""
     (protocol,) = listen.protocols
     with _explained(listen.word, _PATH_ADVICE):
-        sock = socket.socket(socket.AF_UNIX, _KINDS[protocol])
+        sock = socket.socket(socket.AF_UNIX, KINDS[protocol])
         undo.callback(sock.close)
         try:
             sock.bind(listen.path)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _stale(listen.path, _KINDS[protocol]):
+            if error.errno != errno.EADDRINUSE or not _stale(listen.path, KINDS[protocol]):
                 raise
             os.unlink(listen.path)
             sock.bind(listen.path)
@@ -296,7 +294,7 @@ def _resolve(listen: Listen) -> list[tuple[int, tuple[str, int]]]:
 def _open(
     family: int, protocol: str, target: tuple[str | int, ...], listen: Listen
 ) -> socket.socket:
-    sock = socket.socket(family, _KINDS[protocol])
+    sock = socket.socket(family, KINDS[protocol])
     try:
         if family == socket.AF_INET6:
             # An empty HOST has a socket of its own for IPv4.

@@ -39,6 +39,7 @@ DEFAULTS = {
     "backlog": 4096,
     "verbose": False,
     "show_cuts": False,
+    "log_format": "text",
 }
 
 
@@ -164,13 +165,13 @@ def test_a_server_refuses_what_makes_no_sense_in_a_sentence(wrong: dict[str, Any
 @pytest.mark.parametrize("name", [*TIMEOUTS, *WHOLE])
 def test_each_is_an_option_that_says_the_same(name: str) -> None:
     option = f"--{name.replace('_', '-')}"
-    with pytest.raises(ConfigError, match=f"^{name} must be "):
+    with pytest.raises(ConfigError, match=f"^{option} must be "):
         printed(option, "-1")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
 def test_what_is_no_duration_is_wrong_usage(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"^drain_timeout must be seconds"):
+    with pytest.raises(ConfigError, match=r"^--drain-timeout must be seconds"):
         printed("--drain-timeout", value)
 
 
@@ -267,6 +268,7 @@ def test_print_config_prints_each_setting_as_it_was_given() -> None:
         "backlog": 3,
         "verbose": True,
         "show_cuts": True,
+        "log_format": "json",
     }
     words = list(given_settings["listen"])  # type: ignore[call-overload]
     for name, value in given_settings.items():

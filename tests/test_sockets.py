@@ -77,7 +77,7 @@ def test_a_word_names_protocols_host_and_port(
 def test_any_text_is_a_word_or_a_sentence(text: str) -> None:
     found = understood(text)
     if isinstance(found, str):
-        assert found.startswith(f"cannot listen on {text!r}: ")
+        assert found.startswith(f"{text!r} is no address: ")
     else:
         assert 0 <= found.port <= 65_535
         assert set(found.protocols) <= {"tcp", "udp"}

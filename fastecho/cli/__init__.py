@@ -1,33 +1,64 @@
 """The command line: `fastecho [COMMAND] ...`; a first word that is no command belongs to `serve`.
 
-Exit status: 0 done, 2 wrong usage or configuration, 3 something needed could not be had. An error
-is one sentence on standard error, never a traceback.
+Exit status: 0 done, 1 the thing measured failed, 2 wrong usage or configuration, 3 something needed
+could not be had. An error is one sentence on standard error, never a traceback.
+
+Each command is a module of this package and is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from .. import __version__
 from .. import backend as backends
 from ..errors import ConfigError, FastechoError
-from .serve import serve
 
-USAGE, UNAVAILABLE = 2, 3
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+#: Of a process that a signal ended, as a shell reports it.
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+COMMANDS = ("serve", "client")
+DEFAULT = "serve"
 
 
 class Commands(click.Group):
-    """A group whose default command is `serve`."""
+    """The commands by name; the default one takes what belongs to none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return _command(name) if name in COMMANDS else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ("--help", "--version")):
-            args = ["serve", *args]
+        ours = (*COMMANDS, "--help", "--version")
+        completing = ctx.resilient_parsing and not args
+        if not completing and (not args or args[0] not in ours):
+            args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        default = _command(DEFAULT)
+        with default.make_context(DEFAULT, [], parent=ctx, resilient_parsing=True) as serving:
+            more = default.shell_complete(serving, incomplete)
+        found = super().shell_complete(ctx, incomplete)
+        return found + [item for item in more if item.value not in {one.value for one in found}]
+
+
+def _command(name: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(f".{name}", __name__), name)
+    return command
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -38,7 +69,22 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Commands)
+HELP = """The TCP and UDP echo daemon that stamps every message with the time it was received.
+
+\b
+fastecho                             serve 127.0.0.1:12345, TCP and UDP
+printf 'hello\\n' | fastecho client  send it a message, print its reply
+"""
+
+
+@click.group(
+    cls=Commands,
+    help=HELP,
+    options_metavar="",
+    subcommand_metavar="[COMMAND] ...",
+    epilog="A first word that is no command belongs to serve: fastecho --framing u32 :7 serves."
+    " FASTECHO_BACKEND=native or pure chooses between the compiled server and the one in Python.",
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -48,34 +94,37 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Show version, backend, Python and platform.",
 )
 def commands() -> None:
-    """The TCP and UDP echo daemon that stamps every message with the time it was received.
-
-    A first word that is no command belongs to serve: `fastecho --framing u32 :7`.
-    """
-
-
-commands.add_command(serve)
+    """What stands before the commands is theirs."""
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
         status = commands.main(prog_name="fastecho", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         fail(USAGE, error.format_message())
     except ConfigError as error:
         fail(USAGE, str(error))
     except FastechoError as error:
         fail(UNAVAILABLE, str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except OSError as error:
         fail(UNAVAILABLE, os.strerror(error.errno) if error.errno else str(error))
-    except click.Abort:
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def fail(status: int, sentence: str) -> None:
     """Say what was wrong, and end."""
+    complain(sentence)
+    sys.exit(status)
+
+
+def complain(sentence: str) -> None:
+    """Say what was wrong."""
     with suppress(OSError):  # whoever started us may not listen
         click.echo(f"fastecho: {sentence}", err=True)
-    sys.exit(status)

@@ -2,95 +2,129 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field
 from typing import Any, TypeVar
 
 import click
 
 from .. import backend as backends
-from .. import echo, limits
+from .. import echo, framing
 from .. import prefix as prefixes
 from ..events import say
 from ..server import Server, send_piece
-from ..settings import Settings
+from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Settings, load, misspelt
 from . import logs
 
 MIB = 2**20
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+SECTIONS = ("Messages", "Limits", "Log", "Other")
+#: What the shell is offered for an option; choices are click's to offer.
+OFFERED = {"framing": framing.SPECS}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _limit(name: str, default: float | None, what: str) -> Callable[[F], F]:
-    """An option for a limit: bytes and counts are whole numbers, timeouts seconds."""
-    timed = name.endswith("timeout")
+HELP = f"""Echo every message with the time it was received, on TCP and UDP.
+
+LISTEN is HOST:PORT (both protocols), tcp://HOST:PORT, udp://HOST:PORT, unix:PATH,
+unixgram:PATH or fd://N; {DEFAULT_ADDRESS} by default. An IPv6 address stands in
+brackets, an empty HOST is every address, port 0 is a free one.
+
+SPEC is {", ".join(framing.SPECS[:-1])} or {framing.SPECS[-1]}.
+
+TEMPLATE is a text with {" ".join("{" + name + "}" for name in prefixes.NAMES)}
+in it; an empty one makes a plain echo.
+"""
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in SECTIONS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                known = SETTINGS.get(parameter.name or "")
+                sections[known.metadata["section"] if known else "Other"].append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def _options(command: F) -> F:
+    """Each setting as an option; its text is read by `settings.load`."""
+    for setting in reversed(SETTINGS.values()):
+        if setting.name != "listen":
+            command = _option(setting)(command)
+    return command
+
+
+def _option(setting: Field[Any]) -> Callable[[F], F]:
+    kind = setting.metadata["kind"]
+    name = setting.name.replace("_", "-")
+    if isinstance(setting.default, bool):
+        flags = [f"--{name}/--no-{name}"]
+        return click.option(
+            *(["-v"] if name == "verbose" else []),
+            *flags,
+            default=None,
+            help=setting.metadata["told"],
+        )
+    default = setting.metadata["shown"] or _shown(setting.default)
+    offered = OFFERED.get(setting.name, ())
     return click.option(
         f"--{name}",
-        metavar="SECONDS" if timed else "N",
-        type=float if timed else int,
-        default=default,
-        show_default=default is not None,
-        help=what,
+        metavar=kind.metavar,
+        type=click.Choice(kind.choices) if kind.choices else str,
+        shell_complete=None
+        if kind.choices
+        else lambda _ctx, _parameter, begun: [word for word in offered if word.startswith(begun)],
+        help=f"{setting.metadata['told'].rstrip('.')} (default {default}).",
     )
 
 
-@click.command()
-@click.argument("listen", nargs=-1)
-@click.option(
-    "--framing",
-    metavar="SPEC",
-    default="line",
-    show_default=True,
-    help="How messages are marked in a stream.",
-)
-@click.option(
-    "--prefix",
-    metavar="TEMPLATE",
-    default=prefixes.DEFAULT,
-    show_default=True,
-    help="What is put before each message.",
-)
-@click.option(
-    "--max-frame", metavar="BYTES", type=int, help="Longest message in a stream.  [default: 65536]"
-)
-@click.option("--backend", type=click.Choice(backends.CHOICES), help="Which twin serves.")
-@_limit("max-connections", None, "Connections at once.  [default: descriptors less 64]")
-@_limit("idle-timeout", limits.IDLE_TIMEOUT, "Silence that ends a connection; 0: none does.")
-@_limit("frame-timeout", limits.FRAME_TIMEOUT, "From a message's first byte to its last.")
-@_limit("send-buffer", limits.SEND_BUFFER_LIMIT, "Bytes the kernel holds unsent of a stream.")
-@_limit("linger-timeout", limits.LINGER_TIMEOUT, "For a peer at fault to close.")
-@_limit("drain-timeout", limits.DRAIN_TIMEOUT, "For replies to be taken, after a stop.")
-@_limit("backlog", limits.BACKLOG, "Connections that wait to be accepted.")
-@click.option("-v", "--verbose", is_flag=True, help="A line per connection and per datagram.")
-@click.option("--show-cuts", is_flag=True, help="A line per message: in which recvs it came.")
-@click.option(
-    "--log-format",
-    type=click.Choice(logs.FORMATS),
-    default="text",
-    show_default=True,
-    help="Sentences, or JSON lines.",
-)
-@click.option("--print-config", is_flag=True, help="Print the settings, as TOML, and end.")
-def serve(log_format: str, print_config: bool, **options: Any) -> int:
-    """Echo every message with the time it was received, on TCP and UDP.
+def _shown(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
-    LISTEN is HOST:PORT (both protocols), tcp://HOST:PORT, udp://HOST:PORT, unix:PATH,
-    unixgram:PATH or fd://N; by default 127.0.0.1:12345. An IPv6 address stands in
-    brackets, an empty HOST is every address, port 0 is a free one.
-    """
-    options["listen"] = options["listen"] or Settings().listen
+
+@click.command(
+    cls=Sectioned,
+    short_help="Echo every message with the time it was received.",
+    help=HELP,
+    epilog="Each option is also a variable (--max-frame: FASTECHO_MAX_FRAME; FASTECHO_LISTEN with"
+    f" spaces between) and a key of {DEFAULT_FILE} (max_frame; listen is a list). A flag beats the"
+    " environment, which beats the file. SIGTERM and SIGINT stop it once all that has come is"
+    " answered. Exit status: 0 stopped, 2 wrong usage or configuration, 3 something could not be"
+    " had.",
+)
+@click.argument("listen", nargs=-1)
+@_options
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(),
+    envvar="FASTECHO_CONFIG",
+    help=f"TOML file with settings (default {DEFAULT_FILE}, if there).",
+)
+@click.option("--print-config", is_flag=True, help="Print the settings as such a file, and end.")
+def serve(config: str | None, print_config: bool, **flags: Any) -> int:
+    """The daemon; `HELP` says what it does."""
+    settings = load(flags, os.environ, config)
     _raise_descriptor_limit()
     if print_config:
-        click.echo(_config(Settings.of(**options)))
+        click.echo(_config(settings))
         return 0
-    chatty = options["verbose"] or options["show_cuts"]
-    logs.set_up(log_format, logging.INFO if chatty else logging.WARNING)
-    server = Server(**options)
+    chatty = settings.verbose or settings.show_cuts
+    logs.set_up(settings.log_format, logging.INFO if chatty else logging.WARNING)
+    for sentence in misspelt(os.environ):
+        say(logging.WARNING, "misspelt", sentence)
+    server = Server(**vars(settings))
     _stop_on_signals(server)
     _say_ready(server)
     server.run()
@@ -108,6 +142,36 @@ def _say_ready(server: Server) -> None:
             click.echo(f"waiting for connection ... {name} ({how})", err=True)
         else:
             click.echo(f"waiting for message ... {name} ({described})", err=True)
+    if sys.stderr.isatty():
+        click.echo(f"try: {_client_command(server)}", err=True)
+
+
+def _client_command(server: Server) -> str:
+    """What gets a reply from this server, typed in the same directory."""
+    import shlex
+
+    settings, name = server.settings, server.addresses[0]
+    words = [*_program(), "client"]
+    if settings.framing != "line":
+        words += ["--framing", settings.framing]
+    if settings.prefix != prefixes.DEFAULT:
+        words += ["--prefix", settings.prefix]
+    # Every address is no address to go to: this machine's own is.
+    name = name.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    if name.removeprefix("tcp://") != DEFAULT_ADDRESS:
+        words.append(name.removeprefix("tcp://"))
+    return shlex.join(words)
+
+
+def _program() -> list[str]:
+    """How this command was called."""
+    import shutil  # its compressors weigh half a megabyte: not where nobody is told
+
+    name = sys.argv[0]
+    if os.path.basename(name) == "__main__.py":
+        return [sys.executable, "-m", __package__.partition(".")[0]]
+    found = shutil.which("fastecho")
+    return ["fastecho" if found and os.path.samefile(found, name) else name]
 
 
 def _say_summary(counters: dict[str, int]) -> None:
@@ -136,13 +200,15 @@ def _config(settings: Settings) -> str:
     pattern = echo.pattern(twin, settings.framing, settings.prefix, settings.max_frame)
     piece = send_piece(settings.framing, pattern.codec.max_frame, pattern.stamper.longest)
     process, kernel = settings.worst_case(piece)
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    values |= {
+    values = vars(settings) | {
         "max_frame": pattern.codec.max_frame,
         "backend": settings.backend or "auto",
         "max_connections": settings.connections,
     }
-    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+    lines = [
+        f"# {SETTINGS[name].metadata['told']}\n{name} = {_toml(value)}"
+        for name, value in values.items()
+    ]
     return "\n".join(
         [
             *lines,
@@ -153,6 +219,8 @@ def _config(settings: Settings) -> str:
 
 
 def _toml(value: object) -> str:
+    import json
+
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

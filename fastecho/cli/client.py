@@ -1,0 +1,127 @@
+"""`fastecho client`: the tutorial's prompt, made dependable; reads a pipe as well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from .. import framing as framings
+from .. import limits
+from .. import prefix as prefixes
+from ..client import Client, converse
+from ..settings import DEFAULT_ADDRESS
+from . import FAILED, complain
+
+PROMPT = "> "
+#: Lines of history that are kept between conversations.
+REMEMBERED = 1_000
+
+
+def _specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    return [spec for spec in framings.SPECS if spec.startswith(begun)]
+
+
+@click.command()
+@click.argument("address", metavar="[ADDR]", default=DEFAULT_ADDRESS)
+@click.option("--udp", is_flag=True, help="HOST:PORT is UDP; else it is TCP.")
+@click.option(
+    "--framing",
+    metavar="SPEC",
+    default="line",
+    show_default=True,
+    shell_complete=_specs,
+    help="How messages are marked in a stream.",
+)
+@click.option(
+    "--prefix",
+    metavar="TEMPLATE",
+    default=prefixes.DEFAULT,
+    show_default=True,
+    help="The server's; it matters to fixed:N, and a long one to UDP.",
+)
+@click.option(
+    "--max-frame", metavar="BYTES", type=int, help="Longest message.  [default: 65536, or less]"
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=float,
+    default=limits.REPLY_TIMEOUT,
+    show_default=True,
+    help="For a connection, and for each reply.",
+)
+def client(
+    address: str, udp: bool, framing: str, prefix: str, max_frame: int | None, timeout: float
+) -> int:
+    """Send each line as a message, and print its reply.
+
+    ADDR is one address, written as for serve; 127.0.0.1:12345 if left out. An empty line,
+    or the end of the input, ends it. Exit status 1: a reply was missing or wrong.
+    """
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with Client(address, udp, framing, prefix, max_frame, timeout) as peer:
+        typed = sys.stdin.isatty() and sys.stdout.isatty()
+        lines = _typed_lines() if typed else _piped_lines()
+        return 0 if converse(peer, lines, _show, complain) else FAILED
+
+
+def _piped_lines() -> Iterator[bytes]:
+    for line in sys.stdin.buffer:
+        yield line.removesuffix(b"\n")
+
+
+def _typed_lines() -> Iterator[bytes]:
+    with _history():
+        while True:
+            try:
+                line = input(PROMPT)
+            except (EOFError, KeyboardInterrupt) as end:
+                click.echo()  # the shell's prompt has a line of its own
+                if isinstance(end, EOFError):
+                    return
+                raise
+            yield line.encode(errors="surrogateescape")
+
+
+@contextmanager
+def _history() -> Iterator[None]:
+    """Line editing, and the lines of earlier conversations; neither is missed where it is not."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    file = state / "fastecho" / "history"
+    with suppress(OSError):
+        readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            readline.set_history_length(REMEMBERED)
+            readline.write_history_file(file)
+
+
+def _show(reply: bytes) -> None:
+    """As it came; a terminal is shown nothing that it would obey."""
+    if sys.stdout.isatty():
+        click.echo(visible(reply))
+    else:
+        sys.stdout.buffer.write(reply + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def visible(data: bytes) -> str:
+    """The text, with everything but printable characters and tabs escaped."""
+    text = data.decode(errors="backslashreplace")
+    return "".join(
+        each if each.isprintable() or each == "\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
