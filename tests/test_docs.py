@@ -37,7 +37,7 @@ from click.core import ParameterSource
 from processes import PATIENCE, Daemon, environment, run, until
 
 from fastecho import errors, framing, limits, prefix
-from fastecho.cli import commands
+from fastecho.cli import COMMANDS, commands
 from fastecho.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +104,11 @@ def steps(block: str, port: int) -> Iterator[tuple[str, str, bool]]:
 def addressed(program: str, arguments: str, port: int) -> str:
     """A command of fastecho's that names the address which it would take by default."""
     name, *rest = ["serve", *shlex.split(arguments)]
-    if rest and rest[0] in commands.commands:
+    if rest and rest[0] in COMMANDS:
         name, *rest = rest
-    given = commands.commands[name].make_context(name, rest, resilient_parsing=True)
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None
+    given = command.make_context(name, rest, resilient_parsing=True)
     free = [one.name or "" for one in given.command.params if isinstance(one, click.Argument)]
     missing = any(given.get_parameter_source(one) != ParameterSource.COMMANDLINE for one in free)
     return program + (f"{arguments.rstrip()} 127.0.0.1:{port} " if missing else arguments)
@@ -115,7 +117,7 @@ def addressed(program: str, arguments: str, port: int) -> str:
 def lasts(command: str) -> bool:
     """Whether it is a `fastecho` that does not end by itself."""
     words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
-    ends = {"|", ">", "--help", "--version", "--print-config", *commands.commands} - {"serve"}
+    ends = {"|", ">", "--help", "--version", "--print-config", *COMMANDS} - {"serve"}
     return bool(re.match(r"(\w+=\S*\s+)*fastecho\b", command)) and ends.isdisjoint(words)
 
 
