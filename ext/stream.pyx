@@ -286,8 +286,11 @@ cdef class Stream(Handler):
 
     def drain(self):
         """Answer what one `recv` brings; close if that is nothing."""
-        if self.state == READING and not self.receive() and self.state == READING:
-            self.shut("stopped")
+        try:
+            if self.state == READING and not self.receive() and self.state == READING:
+                self.shut("stopped")
+        except MemoryError:
+            self.shut("enomem")
         return self.state in (READING, CLOSED)
 
     def close(self):
@@ -356,18 +359,20 @@ cdef class Stream(Handler):
         return 0
 
     cdef bint receive(self) except -1:
-        """One `recv` and its replies; whether anything came."""
+        """One `recv` and its replies; whether the next may bring anything."""
         cdef Listener listener = self.listener
         cdef Shared shared = listener.shared
         cdef ssize_t count
         cdef int64_t now_ns
+        cdef int number
         while True:
             count = recv(self.fd, shared.receive_buffer, shared.receive, 0)
             if count >= 0:
                 break
-            if errno != EINTR:
-                self.not_done(errno)
-                return False
+            number = errno
+            if number != EINTR:
+                self.not_done(number)
+                return number != EAGAIN
             PyErr_CheckSignals()
         now_ns = read_clock(listener.echo.stamper)
         if count:
@@ -518,8 +523,12 @@ cdef class Stream(Handler):
             PyErr_CheckSignals()
 
     cdef int watch(self, int state, int events) except -1:
+        """Wait for something else; if that cannot be, the connection is over."""
         if (state == WRITING) != (self.state == WRITING):
-            self.listener.selector.change(self.fd, events)
+            try:
+                self.listener.selector.change(self.fd, events)
+            except OSError as error:
+                return self.shut(addresses.reason(error.errno))
         self.state = state
         return 0
 

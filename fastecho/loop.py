@@ -42,14 +42,18 @@ class Loop:
         """Dispatch until `stop`, calling `sweep` about once a second."""
         due = time.monotonic() + SWEEP_INTERVAL
         while not self._stopped:
-            # Short of memory, a stream ends itself; whoever else is, is ready in the next turn too.
-            try:  # noqa: SIM105 (every turn would pay for a context manager)
-                self.selector.dispatch(due - time.monotonic())
-            except MemoryError:
-                pass
+            self.turn(due - time.monotonic())
             if time.monotonic() >= due:
                 sweep()
                 due = time.monotonic() + SWEEP_INTERVAL
+
+    def turn(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds, and call what is ready."""
+        # Short of memory, a stream ends itself; whoever else is, is ready in the next turn too.
+        try:  # noqa: SIM105 (every turn would pay for a context manager)
+            self.selector.dispatch(timeout)
+        except MemoryError:
+            pass
 
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, a signal handler, or twice."""

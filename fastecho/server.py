@@ -201,7 +201,7 @@ class Server:
             if left <= 0:
                 break
             ready = [stream.drain() for stream in streams]
-            self._loop.selector.dispatch(0 if any(ready) else min(left, SWEEP_INTERVAL))
+            self._loop.turn(0 if any(ready) else min(left, SWEEP_INTERVAL))
             self._sweep()
         if streams:
             unsent = sum(stream.unsent for stream in streams)

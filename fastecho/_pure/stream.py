@@ -329,8 +329,11 @@ class Stream:
         Returns:
             whether there is nothing to wait for: the stream is closed, or can be drained again.
         """
-        if self._state == READING and not self._receive() and self._state == READING:
-            self._close("stopped")
+        try:
+            if self._state == READING and not self._receive() and self._state == READING:
+                self._close("stopped")
+        except MemoryError:
+            self._close("enomem")
         return self._state in (READING, CLOSED)
 
     def close(self) -> None:
@@ -380,13 +383,13 @@ class Stream:
         self._close(reason)
 
     def _receive(self) -> bool:
-        """One `recv` and its replies; whether anything came."""
+        """One `recv` and its replies; whether the next may bring anything."""
         listener = self.listener
         try:
             count = self._sock.recv_into(listener.shared.buffer)
         except OSError as error:
             self._not_done(error)
-            return False
+            return not isinstance(error, BlockingIOError)
         now = read_clock(listener.echo.stamper)
         if count:
             listener.bytes_in += count
@@ -480,8 +483,13 @@ class Stream:
             self._not_done(error)
 
     def _watch(self, state: int, events: int) -> None:
+        """Wait for something else; if that cannot be, the connection is over."""
         if (state == WRITING) != (self._state == WRITING):
-            self.listener.selector.modify(self, events, self)
+            try:
+                self.listener.selector.modify(self, events, self)
+            except OSError as error:
+                self._close(addresses.reason(error.errno or 0))
+                return
         self._state = state
 
     def _not_done(self, error: OSError) -> None:
