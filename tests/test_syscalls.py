@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,6 +34,7 @@ from reference import Framing
 from sites import LINE, PATIENCE, patiently
 
 from fastecho import running
+from fastecho.limits import ACCEPT_BUDGET, DATAGRAM_BATCH
 
 SHIM = Path(__file__).parent / "shim"
 
@@ -46,8 +47,43 @@ RECEIVE, SEND = 64, 128
 #: The kernel will do it later, or was interrupted.
 PASSING = [-errno.EAGAIN, -errno.EINTR, -errno.ENOBUFS, -errno.ENOMEM]
 FATAL = [-errno.ECONNRESET, -errno.EPIPE, -errno.ETIMEDOUT, -errno.EHOSTUNREACH]
-#: Of a connection.
-SCRIPTED = ("recv", "send", "shutdown")
+#: Of a connection once it is watched.
+SCRIPTED = ("recv", "send", "modify", "unwatch", "shutdown")
+#: Of epoll_ctl(2) for a descriptor that is watched: short of memory, and one that cannot be.
+UNCHANGED = [-errno.ENOMEM, -errno.ENOENT]
+#: The errors with which these calls end a connection that still has something to do.
+ENDING = {"recv": FATAL, "send": FATAL, "modify": UNCHANGED}
+
+#: Of accept(2): that connection failed, the next may not have; none can be accepted for now.
+PASSED_OVER = [
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENONET,
+    errno.EOPNOTSUPP,
+]
+EXHAUSTED = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+
+#: Of a datagram: the socket's own trouble, or what the network said of an earlier one.
+NOT_RECEIVED = [*PASSING, -errno.ECONNREFUSED, -errno.EHOSTUNREACH, -errno.ENETDOWN]
+NOT_SENT = [
+    *PASSING,
+    -errno.EACCES,
+    -errno.ECONNREFUSED,
+    -errno.EHOSTUNREACH,
+    -errno.EINVAL,
+    -errno.EMSGSIZE,
+    -errno.ENETDOWN,
+    -errno.ENETUNREACH,
+    -errno.EPERM,
+]
 
 HELLO = b"still there?\n"
 
@@ -106,8 +142,12 @@ class Server:
 
     def serves_others(self) -> None:
         """A connection that is not scripted gets its answer."""
-        self.bystander.sendall(HELLO)
-        assert read(self.bystander, 2 + len(HELLO)) == b"[]" + HELLO
+        with suppress(ConnectionError):
+            self.bystander.sendall(HELLO)
+        answer = read(self.bystander, 2 + len(HELLO))
+        if not answer:
+            self.give_up("left a bystander")
+        assert answer == b"[]" + HELLO
 
     def settled(self) -> Counter[str]:
         """The state once all connections but the bystander's have ended."""
@@ -193,7 +233,7 @@ class Talk:
 
     Attributes:
         waits: whether the client reads all that is due before it ends its stream.
-        scripts: of `recv`, `send` and `shutdown`; if one is fatal, it is the last.
+        scripts: of the `SCRIPTED` calls; if a step is fatal, it is the last.
     """
 
     framing: Framing
@@ -205,9 +245,10 @@ class Talk:
     def fatal(self, name: str) -> str | None:
         """The reason for which the script ends the connection, if it does."""
         step = [0, *self.scripts.get(name, [])][-1]
-        if step in (-errno.ECONNRESET, -errno.EPIPE):
-            return "reset"
-        return errno.errorcode[-step].lower() if step in FATAL else None
+        if step not in ENDING.get(name, []):
+            return None
+        lost = step in (-errno.ECONNRESET, -errno.EPIPE)
+        return "reset" if lost else errno.errorcode[-step].lower()
 
     def replies(self, ended: bool) -> bytes:
         parts = TEMPLATES[self.template]
@@ -270,7 +311,11 @@ def talks(draw: st.DrawFn) -> Talk:
 
 
 def check(server: Server, talks: list[Talk], waiting: list[int]) -> Counter[str]:
-    """Hold the talks all at once, and judge what came of them; what has changed since."""
+    """Hold the talks all at once, and judge what came of them.
+
+    Returns:
+        what has changed since, and how many steps of each call's scripts are `unused`.
+    """
     before = server.settled()
     server.ask("hold")
     with ExitStack() as clients:
@@ -282,7 +327,7 @@ def check(server: Server, talks: list[Talk], waiting: list[int]) -> Counter[str]
         received = [talk.listen(client) for talk, client in zip(talks, started, strict=True)]
     since = server.settled()
     since.subtract(before)
-    server.ask("forget", "wait", 0)
+    since["unused.wait"], _ = server.ask("forget", "wait", 0)
 
     clean = True
     passed = Counter(send=len(b"[]" + HELLO), recv=len(HELLO))
@@ -293,6 +338,7 @@ def check(server: Server, talks: list[Talk], waiting: list[int]) -> Counter[str]
         for name in SCRIPTED:
             left, size = server.ask("forget", name, port)
             passed[name] += size
+            since["unused." + name] += left
             if left == 0 and (fatal := talk.fatal(name)):
                 reasons.add(fatal)
                 clean = False
@@ -356,6 +402,70 @@ def test_each_error_in_the_place_of_each_call(server, call, number, calls_before
     check(server(), [talk, Talk(LINE, "[]", lines)], [])
 
 
+#: The kernel takes three bytes of each piece of replies, and the rest once that was waited for.
+IN_TWO = [3, 0] * 4
+#: What a stream does then; its input, how often it comes to wait for something else, and its end.
+WAITING_TO_WRITE = {
+    "reads on": ((b"x" * 30 + b"\n") * 8, 8, "eof"),
+    "lingers": (b"x" * 20 + b"\n" + b"y" * 50, 2, "too_long"),
+    "ends": (b"the tail", 1, "eof"),
+}
+
+
+@pytest.mark.parametrize(
+    ("then", "calls_before"),
+    [(then, place) for then, (_, n, _) in WAITING_TO_WRITE.items() for place in range(n)],
+)
+@pytest.mark.parametrize("number", UNCHANGED)
+def test_a_stream_that_cannot_wait_for_anything_else_ends_alone(server, number, then, calls_before):
+    """What was sent until then is right; a fault that was counted before stays the reason."""
+    stream, _, reason = WAITING_TO_WRITE[then]
+    scripts = {"send": IN_TWO, "modify": [0] * calls_before + [number]}
+    talk = Talk(LINE, "[]", stream, scripts=scripts)
+    since = check(server(), [talk, Talk(LINE, "[]", b"ok\n")], [])
+    assert since["unused.modify"] == 0
+    if (then, calls_before) != ("lingers", 1):
+        reason = talk.fatal("modify")
+    assert closed(since) == Counter(["eof", reason])
+
+
+@pytest.mark.parametrize("then", WAITING_TO_WRITE)
+@pytest.mark.parametrize("number", [*UNCHANGED, -errno.EBADF])
+def test_a_stream_that_cannot_be_unwatched_is_closed_all_the_same(server, number, then):
+    """The kernel forgets a descriptor that is closed; the number is watched again at once."""
+    server = server()
+    stream, _, reason = WAITING_TO_WRITE[then]
+    for _ in range(3):
+        talk = Talk(LINE, "[]", stream, scripts={"send": IN_TWO, "unwatch": [number]})
+        since = check(server, [talk], [])
+        assert since["unused.unwatch"] == 0
+        assert closed(since) == Counter([reason])
+
+
+@pytest.mark.parametrize("lines_before", range(4))
+@pytest.mark.parametrize("sends", [[], IN_TWO], ids=["sent at once", "sent in two"])
+@pytest.mark.parametrize(
+    "number", [errno.ENOTCONN, errno.EINVAL, errno.ENOBUFS, errno.ECONNRESET, errno.EPIPE]
+)
+def test_a_stream_at_fault_that_cannot_be_shut_down_is_closed(server, number, sends, lines_before):
+    """At once, and what was sent before still arrives; the fault stays the reason."""
+    stream = (b"x" * 20 + b"\n") * lines_before + b"y" * 50
+    talk = Talk(LINE, "[]", stream, scripts={"send": sends, "shutdown": [-number]})
+    since = check(server(), [talk, Talk(LINE, "[]", b"ok\n")], [])
+    assert since["unused.shutdown"] == 0
+    assert closed(since) == Counter(["too_long", "eof"])
+
+
+@pytest.mark.parametrize("calls_before", range(12))
+@pytest.mark.parametrize("step", [1, 2, -errno.EINTR])
+def test_each_wait_may_be_interrupted_and_may_find_few(server, step, calls_before):
+    lines = (b"x" * 30 + b"\n") * 8
+    scripts = [{"send": [40] * 8}, {"recv": [40] * 8}, {}]
+    talks = [Talk(LINE, "[{seq} {len}]", lines, scripts=each) for each in scripts]
+    since = check(server(), talks, [0] * calls_before + [step])
+    assert since["unused.wait"] == 0
+
+
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.parametrize("call", ["recv", "send"])
 def test_what_passes_is_tried_again(server, call, number):
@@ -377,25 +487,33 @@ def test_a_fault_lingers_through_errors_that_pass(server):
 # -- listeners
 
 
-def accepting(server: Server, steps: list[int], clients: int = 2) -> tuple[list[int], Counter[str]]:
-    """Connect while `accept` gives these results; the rests taken, and what changed."""
+def accepting(
+    server: Server, steps: list[int], clients: int = 2, watches: list[int] | None = None
+) -> list[int]:
+    """Connect while `accept`, and epoll_ctl for the listener, give these results; the rests taken.
+
+    Those accepted before a rest are served while it lasts, and all in the end.
+    """
     before = server.settled()
     rests = len(server.ask("rests"))
     server.ask("hold")
     server.ask("script", "accept", server.line_port, steps)
+    server.ask("script", "watch", server.line_port, watches or [])
     made = [connect(server.line_port) for _ in range(clients)]
     server.ask("go")
     server.serves_others()
     taken = server.ask("rests")[rests:]
+    for client in made[: server.ask("state")["accepted"] - before["accepted"]]:
+        answers(client, b"me first\n")
     for _ in patiently():
         if server.ask("state")["accepted"] - before["accepted"] == clients:
             break
         server.ask("sweep")
     assert server.ask("forget", "accept", server.line_port)[0] == 0
+    assert server.ask("forget", "watch", server.line_port)[0] == 0
     for client in made:
         with client:
-            client.sendall(b"me too\n")
-            assert read(client, 9) == b"[]me too\n"
+            answers(client, b"me too\n")
     since = server.settled()
     since.subtract(before)
     assert since["descriptors"] == since["streams"] == 0
@@ -403,30 +521,28 @@ def accepting(server: Server, steps: list[int], clients: int = 2) -> tuple[list[
     return taken
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        errno.EAGAIN,
-        errno.EINTR,
-        errno.ECONNABORTED,
-        errno.EPERM,
-        errno.EPROTO,
-        errno.ENOPROTOOPT,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENONET,
-        errno.EOPNOTSUPP,
-    ],
-)
+def answers(client: socket.socket, line: bytes) -> None:
+    client.sendall(line)
+    assert read(client, 2 + len(line)) == b"[]" + line
+
+
+@pytest.mark.parametrize("number", PASSED_OVER)
 def test_a_connection_that_failed_before_it_was_accepted_is_passed_over(server, number):
     assert accepting(server(), [-number, 0, -number, -number]) == []
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_a_listener_that_cannot_accept_rests_and_others_are_served(server, number):
-    assert accepting(server(), [-number]) == [number]
+@pytest.mark.parametrize(
+    ("clients", "calls_before"),
+    [
+        *[(4, calls_before) for calls_before in range(5)],
+        *[(ACCEPT_BUDGET + 2, ACCEPT_BUDGET + more) for more in (-1, 0, 1)],
+    ],
+)
+@pytest.mark.parametrize("number", [*PASSED_OVER, *EXHAUSTED])
+def test_each_error_in_the_place_of_each_accept(server, number, clients, calls_before):
+    """After the last client too, where nobody is left to accept; and about the budget's end."""
+    taken = accepting(server(), [0] * calls_before + [-number], clients)
+    assert taken == ([number] if number in EXHAUSTED else [])
 
 
 def test_a_listener_rests_again_if_it_still_cannot(server):
@@ -434,46 +550,42 @@ def test_a_listener_rests_again_if_it_still_cannot(server):
     assert server().ask("rests")[-2:] == [errno.EMFILE, errno.ENFILE]
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
-def test_a_connection_that_cannot_be_watched_is_closed_and_the_next_waits(server, number):
+def test_a_listener_that_cannot_be_watched_again_rests_on(server, number, times):
+    taken = accepting(server(), [0, -errno.EMFILE], watches=[-number] * times)
+    assert taken == [errno.EMFILE]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+def test_a_connection_that_cannot_be_watched_is_closed_and_the_next_wait(server, number, place):
     server = server()
     before = server.settled()
     rests = len(server.ask("rests"))
     server.ask("hold")
-    with socket.socket() as refused, socket.socket() as patient:
-        for client in (refused, patient):
-            client.settimeout(PATIENCE)
-            client.bind(("127.0.0.1", 0))
-        server.ask("script", "watch", refused.getsockname()[1], [-number])
-        refused.connect(("127.0.0.1", server.line_port))
-        patient.connect(("127.0.0.1", server.line_port))
-        patient.sendall(b"my turn?\n")
+    with ExitStack() as clients:
+        crowd = [clients.enter_context(connect(server.line_port)) for _ in range(4)]
+        refused = crowd.pop(place)
+        port = refused.getsockname()[1]
+        server.ask("script", "watch", port, [-number])
+        for client in crowd:
+            client.sendall(b"my turn?\n")
         server.ask("go")
         assert read(refused, 1) == b""
         server.serves_others()
         assert server.ask("rests")[rests:] == [number]
-        assert server.ask("state")["accepted"] == before["accepted"]
-        server.ask("sweep")
-        assert read(patient, 11) == b"[]my turn?\n"
-        server.ask("forget", "watch", refused.getsockname()[1])
-    assert server.settled()["descriptors"] == before["descriptors"]
-
-
-def test_a_listener_that_cannot_be_watched_again_rests_on(server):
-    server = server()
-    rests = len(server.ask("rests"))
-    server.ask("script", "accept", server.line_port, [-errno.EMFILE])
-    server.ask("script", "watch", server.line_port, [-errno.ENOMEM])
-    with connect(server.line_port) as client:
-        client.sendall(b"at last\n")
-        for _ in patiently():
-            server.serves_others()
-            if len(server.ask("rests")) > rests:
-                break
-        server.ask("sweep")
-        server.serves_others()
-        server.ask("sweep")
-        assert read(client, 10) == b"[]at last\n"
+        assert server.ask("state")["accepted"] - before["accepted"] == place
+        for served, client in enumerate(crowd):
+            if served == place:
+                server.ask("sweep")
+            assert read(client, 11) == b"[]my turn?\n"
+        server.ask("forget", "watch", port)
+    since = server.settled()
+    since.subtract(before)
+    assert since["accepted"] == 3
+    assert since["descriptors"] == since["streams"] == 0
+    assert closed(since) == Counter(eof=3)
 
 
 def test_out_of_descriptors_the_rest_is_served_and_newcomers_later(server):
@@ -515,16 +627,10 @@ def test_a_server_that_rested_accepts_again_by_itself(twin):
 # -- datagrams
 
 
-@given(
-    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=100),
-    received=st.lists(st.sampled_from([0, 1, *PASSING]), max_size=40),
-    sent=st.lists(
-        st.sampled_from([0, 0, 0, 1, *PASSING, -errno.EPERM, -errno.EMSGSIZE, -errno.ENETUNREACH]),
-        max_size=110,
-    ),
-)
-def test_each_datagram_has_a_fate_of_its_own(server, lengths, received, sent):
-    server = server()
+def exchange(
+    server: Server, lengths: list[int], received: list[int], sent: list[int]
+) -> Counter[str]:
+    """Send a burst of datagrams while the kernel gives these results; the unanswered, by reason."""
     messages = [bytes([65 + number % 26]) * length for number, length in enumerate(lengths)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE)
@@ -547,7 +653,7 @@ def test_each_datagram_has_a_fate_of_its_own(server, lengths, received, sent):
         unanswered = Counter(
             errno.errorcode[-step].lower()
             for step in received[: len(received) - left]
-            if step in (-errno.ENOBUFS, -errno.ENOMEM)
+            if step < 0 and step not in (-errno.EAGAIN, -errno.EINTR)
         )
         steps = iter(sent)
         for seq, message in enumerate(messages, before["datagrams"] + 1):
@@ -561,6 +667,40 @@ def test_each_datagram_has_a_fate_of_its_own(server, lengths, received, sent):
             client.recv(1)
         assert server.ask("forget", "send", port)[0] == len(list(steps))
     assert {key[11:]: n for key, n in since.items() if n and key.startswith("un")} == unanswered
+    return unanswered
+
+
+@given(
+    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=100),
+    received=st.lists(st.sampled_from([0, 1, *PASSING]), max_size=40),
+    sent=st.lists(
+        st.sampled_from([0, 0, 0, 1, *PASSING, -errno.EPERM, -errno.EMSGSIZE, -errno.ENETUNREACH]),
+        max_size=110,
+    ),
+)
+def test_each_datagram_has_a_fate_of_its_own(server, lengths, received, sent):
+    exchange(server(), lengths, received, sent)
+
+
+@pytest.mark.parametrize(
+    "calls_before", [*range(6), *range(DATAGRAM_BATCH - 2, DATAGRAM_BATCH + 2)]
+)
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        *[("recv", step) for step in [1, *NOT_RECEIVED]],
+        *[("send", step) for step in [1, *NOT_SENT]],
+    ],
+)
+def test_each_error_in_the_place_of_each_datagram(server, call, step, calls_before):
+    """Within a batch, and about its end: a reply that is refused is lost, a datagram never is."""
+    steps = [0] * calls_before + [step]
+    lengths = [number % 5 for number in range(DATAGRAM_BATCH + 2)]
+    unanswered = exchange(
+        server(), lengths, steps if call == "recv" else [], steps if call == "send" else []
+    )
+    passes = {"recv": (1, -errno.EAGAIN, -errno.EINTR), "send": (1, -errno.EINTR)}[call]
+    assert unanswered == (Counter() if step in passes else {errno.errorcode[-step].lower(): 1})
 
 
 # -- signals

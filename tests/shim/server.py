@@ -21,7 +21,7 @@ from fastecho.loop import Loop
 from fastecho.prefix import parse
 from fastecho.udp import Udp
 
-OPERATIONS = ("recv", "send", "accept", "wait", "watch", "shutdown")
+OPERATIONS = ("recv", "send", "accept", "wait", "watch", "modify", "unwatch", "shutdown")
 
 
 class Owner(tcp.Tcp):

@@ -28,7 +28,7 @@
         real(__VA_ARGS__);                                                                         \
     })
 
-enum operation { RECV, SEND, ACCEPT, WAIT, WATCH, SHUTDOWN, OPERATIONS };
+enum operation { RECV, SEND, ACCEPT, WAIT, WATCH, MODIFY, UNWATCH, SHUTDOWN, OPERATIONS };
 
 struct script {
     int *steps;
@@ -38,6 +38,9 @@ struct script {
 
 static struct script *scripts[OPERATIONS][65536];
 static int live; /* scripts that there are */
+
+/* The port of each descriptor when it was last watched: a peer that is gone has no name any more. */
+static int ports[65536];
 
 /* -- for the process to call */
 
@@ -123,13 +126,18 @@ static int own_port(int fd)
     return getsockname(fd, (struct sockaddr *)&address, &size) ? 0 : port_in(&address);
 }
 
-/* The script of a connection by its peer, of any other socket by its own port. */
-static struct script *script_of(enum operation operation, int fd)
+/* The peer's, of a connection; one's own, of any other socket. */
+static int port_of(int fd)
 {
     struct sockaddr_storage address = {0};
     socklen_t size = sizeof address;
     int known = !getpeername(fd, (struct sockaddr *)&address, &size);
-    return scripts[operation][known ? port_in(&address) : own_port(fd)];
+    return known ? port_in(&address) : own_port(fd);
+}
+
+static struct script *script_of(enum operation operation, int fd)
+{
+    return scripts[operation][ports[fd]];
 }
 
 static struct script *script_to(int fd, const struct msghdr *message)
@@ -292,9 +300,13 @@ int epoll_pwait(int epoll, struct epoll_event *events, int size, int timeout, co
     return CALL(epoll_pwait, epoll, events, (int)shorter(step, (size_t)size), timeout, mask);
 }
 
-/* Of a connection that is added; all else is left alone. */
 int epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
 {
-    int step = what == EPOLL_CTL_ADD ? use(script_of(WATCH, fd)) : 0;
+    enum operation operation = what == EPOLL_CTL_ADD   ? WATCH
+                               : what == EPOLL_CTL_MOD ? MODIFY
+                                                       : UNWATCH;
+    if (operation == WATCH)
+        ports[fd] = port_of(fd);
+    int step = use(script_of(operation, fd));
     return step < 0 ? fail(step) : CALL(epoll_ctl, epoll, what, fd, event);
 }
