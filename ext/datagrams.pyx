@@ -4,14 +4,43 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport timespec
 
+from fastecho._native.calls cimport (
+    AF_INET,
+    AF_INET6,
+    CMSG_DATA,
+    CMSG_FIRSTHDR,
+    CMSG_LEN,
+    CMSG_NXTHDR,
+    CMSG_SPACE,
+    IP_PKTINFO,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPV6_PKTINFO,
+    IPV6_RECVPKTINFO,
+    MSG_TRUNC,
+    SO_TIMESTAMPNS,
+    SOL_SOCKET,
+    cmsghdr,
+    in6_pktinfo,
+    in_pktinfo,
+    iovec,
+    mmsghdr,
+    msghdr,
+    ntohs,
+    recvmmsg,
+    sendmmsg,
+    sockaddr_in,
+    sockaddr_in6,
+    sockaddr_storage,
+)
 from fastecho._native.framing cimport Prefix
 from fastecho._native.selector cimport EVENT_READ, Handler, SelectorCore, call_directly
 from fastecho._native.stamping cimport Stamper
-from fastecho._native.stream cimport address_of, read_clock, sockaddr_storage, socklen_t
+from fastecho._native.stream cimport address_of, read_clock
 
 import socket
 
@@ -24,66 +53,6 @@ from fastecho.limits import (
     MAX_DATAGRAM,
     PRIVILEGED_PORTS,
 )
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_TRUNC
-        AF_INET
-        AF_INET6
-        SOL_SOCKET
-        SO_TIMESTAMPNS
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        void* msg_name
-        socklen_t msg_namelen
-        iovec* msg_iov
-        size_t msg_iovlen
-        void* msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    struct cmsghdr:
-        size_t cmsg_len
-        int cmsg_level
-        int cmsg_type
-    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
-    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* control)
-    unsigned char* CMSG_DATA(cmsghdr* control)
-    size_t CMSG_LEN(size_t length)
-    size_t CMSG_SPACE(size_t length)
-    int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
-    int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
-
-# Python 3.11 does not name IP_PKTINFO; addresses are taken as bytes, in network order.
-cdef extern from "<netinet/in.h>" nogil:
-    enum:
-        IPPROTO_IP
-        IPPROTO_IPV6
-        IP_PKTINFO
-        IPV6_PKTINFO
-        IPV6_RECVPKTINFO
-    struct in_addr:
-        pass
-    struct in6_addr:
-        pass
-    struct in_pktinfo:
-        int ipi_ifindex
-        in_addr ipi_spec_dst
-        in_addr ipi_addr
-    struct in6_pktinfo:
-        in6_addr ipi6_addr
-        unsigned int ipi6_ifindex
-    struct sockaddr_in:
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_port
-        in6_addr sin6_addr
-    uint16_t ntohs(uint16_t value)
 
 cdef enum:
     BATCH = 64       # limits.DATAGRAM_BATCH: array sizes are known when compiled

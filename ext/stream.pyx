@@ -7,11 +7,32 @@ what it must keep while the kernel takes no more is one block, replies first, th
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
 
+from fastecho._native.calls cimport (
+    AF_INET6,
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SHUT_WR,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    accept4,
+    c_send,
+    getpeername,
+    inet_ntop,
+    ntohl,
+    ntohs,
+    recv,
+    shutdown,
+    sockaddr,
+    sockaddr_in,
+    sockaddr_in6,
+    sockaddr_storage,
+    socklen_t,
+)
 from fastecho._native.framing cimport Codec
 from fastecho._native.selector cimport (
     EVENT_READ,
@@ -33,40 +54,6 @@ from fastecho.limits import (
     UNFINISHED_AFTER,
     UNREAD_AFTER,
 )
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_INET
-        AF_INET6
-        AF_UNIX
-        MSG_NOSIGNAL
-        SHUT_WR
-        SOCK_CLOEXEC
-        SOCK_NONBLOCK
-    int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
-    ssize_t recv(int fd, void* buffer, size_t size, int flags)
-    ssize_t c_send "send"(int fd, const void* buffer, size_t size, int flags)
-    int shutdown(int fd, int how)
-    int getpeername(int fd, sockaddr* address, socklen_t* length)
-
-cdef extern from "<netinet/in.h>" nogil:
-    struct in_addr:
-        pass
-    struct in6_addr:
-        pass
-    struct sockaddr_in:
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_port
-        in6_addr sin6_addr
-        uint32_t sin6_flowinfo
-        uint32_t sin6_scope_id
-    uint16_t ntohs(uint16_t value)
-    uint32_t ntohl(uint32_t value)
-
-cdef extern from "<arpa/inet.h>" nogil:
-    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
 
 cdef enum:
     READING, WRITING, LINGERING, CLOSED

@@ -155,6 +155,16 @@ def test_a_newcomer_is_served_or_closed_and_the_others_are_served(twin: Any) -> 
         assert len(os.listdir("/proc/self/fd")) == descriptors, number
 
 
+def test_a_stream_that_is_drained_ends_alone_when_memory_runs_out(twin: Any) -> None:
+    for number in range(60):
+        site = Site(twin, parts=PARTS, framing=Framing("delimiter", 1_000, b"\n"))
+        with site.stack:
+            client, stream = site.accepted()
+            client.send(b"one\ntwo\n")
+            assert without(number, stream.drain), number
+            assert stream.closed or are_replies(client.recv(100), [b"one", b"two"])
+
+
 def test_an_echo_is_right_or_raises(twin: Any) -> None:
     """What was fed to an `Echo` that ran out of memory is the caller's to judge, never garbage."""
     for number in range(40):

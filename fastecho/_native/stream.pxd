@@ -2,16 +2,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from fastecho._native.calls cimport sockaddr_storage
 from fastecho._native.framing cimport Codec
 from fastecho._native.selector cimport Handler, SelectorCore
 from fastecho._native.stamping cimport Echo, Stamper
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    struct sockaddr:
-        pass
-    struct sockaddr_storage:
-        unsigned short ss_family
 
 # What a stream keeps while the kernel takes no more: first the replies, then the input not yet cut.
 cdef struct Kept:
