@@ -8,13 +8,12 @@ the conversation, since what follows could not be told apart; a lost datagram do
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from . import addresses, framing, limits, prefix, sockets
+from . import addresses, dial, framing, limits, prefix, sockets
 from . import backend as backends
 from .errors import ConfigError, FastechoError, FrameError
 from .settings import DEFAULT_ADDRESS
@@ -82,7 +81,7 @@ class Client:
         timeout: float = limits.REPLY_TIMEOUT,
     ) -> None:
         self.timeout = limits.seconds("timeout", timeout)
-        self.protocol, self._listen = _target(address, udp)
+        self._target = dial.parse(address, udp)
         self.strays = 0
         self._heard = False
         twin = backends.load()
@@ -90,14 +89,13 @@ class Client:
         self._codec = cut.codec(twin, max_frame)
         self._reply_spec, self._reply_limit = _replies(cut, self._codec.max_frame, template)
         self._longest_prefix = twin.Stamper(prefix.parse(template)).longest
-        self._addresses = self._resolve()
-        self._dial()
+        self._dialled = self._target.dial(self.timeout)
+        self._connect()
 
     @property
     def name(self) -> str:
-        """The server's address, as it was given, with its protocol."""
-        word = self._listen.word
-        return word if word.startswith(self.protocol + ":") else f"{self.protocol}://{word}"
+        """The server's address, with its protocol."""
+        return self._target.name
 
     def ask(self, message: bytes) -> bytes:
         """The reply to a message.
@@ -109,7 +107,7 @@ class Client:
         """
         self.strays = 0
         self._allow(self.timeout)
-        if self.protocol in sockets.STREAMS:
+        if self._target.is_stream:
             return self._ask_stream(message)
         while True:
             try:
@@ -117,8 +115,9 @@ class Client:
             except ConnectionRefusedError as error:
                 # The other addresses of a name: `localhost` is two, and a server may have one.
                 if self._heard:
-                    raise Gone(f"{self.name}: {_words(error)}") from error
-                self._dial(error)
+                    raise Gone(f"{self.name}: {dial.explain(error)}") from error
+                self.close()
+                self._connect(error)
 
     def finish(self) -> None:
         """Say that no message follows.
@@ -126,7 +125,7 @@ class Client:
         Raises:
             Gone: the server sent more replies than it was asked for.
         """
-        if self.protocol in sockets.STREAMS:
+        if self._target.is_stream:
             with suppress(OSError, StopIteration, FrameError):
                 self._timed.sock.shutdown(socket.SHUT_WR)
                 self._allow(min(CLOSING, self.timeout))
@@ -150,7 +149,7 @@ class Client:
         except TimeoutError as error:
             raise Gone(self._missing(message)) from error
         except OSError as error:
-            raise Gone(f"{self.name}: {_words(error)}") from error
+            raise Gone(f"{self.name}: {dial.explain(error)}") from error
         except FrameError as error:
             raise Gone(f"the reply to {quoted(message)} is none: {error}") from error
         if reply is None:
@@ -177,7 +176,7 @@ class Client:
             if error.errno == errno.EMSGSIZE:
                 sentence = f"{len(sent):,} bytes are too many for a datagram"
                 raise Unanswered(sentence) from error
-            raise Gone(f"{self.name}: {_words(error)}") from error
+            raise Gone(f"{self.name}: {dial.explain(error)}") from error
 
     def _encoded(self, message: bytes) -> bytes:
         try:
@@ -187,7 +186,9 @@ class Client:
 
     def _padded(self, message: bytes) -> bytes:
         """Long enough to be answered, if it leaves this machine (`limits`, DESIGN.md §3)."""
-        if self.protocol != sockets.UDP or addresses.is_loopback(self._timed.sock.getpeername()):
+        if self._target.protocol != sockets.UDP or addresses.is_loopback(
+            self._timed.sock.getpeername()
+        ):
             return message
         return message.ljust(self._longest_prefix - limits.IPV4_OVERHEAD)
 
@@ -198,36 +199,16 @@ class Client:
         other = f" ({self.strays} datagrams came that are none)" if self.strays else ""
         return f"no reply to {quoted(message)} within {self.timeout:g} s{other}"
 
-    def _resolve(self) -> Iterator[tuple[int, addresses.Address]]:
-        if self.protocol in (sockets.UNIX, sockets.UNIXGRAM):
-            return iter([(int(socket.AF_UNIX), self._listen.path)])
-        host, port = self._listen.host or None, self._listen.port
+    def _connect(self, refusal: ConnectionRefusedError | None = None) -> None:
+        """Talk to the next of its addresses, this one having refused."""
         try:
-            found = socket.getaddrinfo(host, port, type=sockets.KINDS[self.protocol])
-        except socket.gaierror as error:
-            raise FastechoError(f"cannot reach {self.name}: {_words(error)}") from error
-        except UnicodeError as error:
-            raise FastechoError(f"cannot reach {self.name}: not a host name") from error
-        return iter([(int(family), address) for family, _, _, _, address in found])
-
-    def _dial(self, failure: OSError | None = None) -> None:
-        """Connect to the next of the addresses that can be connected to."""
-        for family, address in self._addresses:
-            sock = socket.socket(family, sockets.KINDS[self.protocol])
-            try:
-                sock.settimeout(self.timeout)
-                if self.protocol == sockets.UNIXGRAM:
-                    sock.bind("")  # a name of the kernel's choice (unix(7)), so that it is answered
-                sock.connect(address)
-            except OSError as error:
-                sock.close()
-                failure = error
-                continue
-            self._timed = _Timed(sock)
-            self._replies = framing.messages(self._timed, self._reply_spec, self._reply_limit)
-            return
-        words = _words(failure) if failure else "it has no address"
-        raise FastechoError(f"cannot reach {self.name}: {words}") from failure
+            self._timed = _Timed(next(self._dialled))
+        except FastechoError:
+            if refusal is None:
+                raise
+            words = dial.explain(refusal)
+            raise FastechoError(f"cannot reach {self.name}: {words}") from refusal
+        self._replies = framing.messages(self._timed, self._reply_spec, self._reply_limit)
 
 
 def converse(
@@ -273,23 +254,6 @@ def quoted(data: bytes) -> str:
     return f"{repr(data[:_SHOWN])[1:]}{more}"
 
 
-def _target(word: str, udp: bool) -> tuple[str, sockets.Listen]:
-    """The one protocol, and where."""
-    listen = sockets.parse(word)
-    if listen.protocols == (sockets.FD,):
-        raise ConfigError(f"{word!r} is no address to talk to: it is an inherited descriptor")
-    if listen.mode is not None:
-        raise ConfigError(f"{word!r} is no address to talk to: leave out ?mode=")
-    if listen.port == 0 and not listen.path:
-        raise ConfigError(f"{word!r} is no address to talk to: port 0 is for listening")
-    if len(listen.protocols) == 2:
-        return (sockets.UDP if udp else sockets.TCP), listen
-    (protocol,) = listen.protocols
-    if udp and protocol in sockets.STREAMS:
-        raise ConfigError(f"{word!r} is no UDP address: leave out --udp, or write HOST:PORT")
-    return protocol, listen
-
-
 def _replies(cut: framing.Framing, longest: int, template: str) -> tuple[str, int | None]:
     """The framing of replies, and their longest: a message and whatever prefix there can be."""
     if cut.fixed is not None:
@@ -302,10 +266,3 @@ def _replies(cut: framing.Framing, longest: int, template: str) -> tuple[str, in
         return f"fixed:{cut.fixed + width}", None
     bounds = [longest + limits.MAX_PREFIX, limits.MAX_FRAME_CEILING]
     return cut.spec, min(bounds if cut.capacity is None else [*bounds, cut.capacity])
-
-
-def _words(error: OSError) -> str:
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return "timed out"
-    words = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-    return f"{(words or str(error)).lower()} (error {error.errno})"
