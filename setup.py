@@ -5,6 +5,9 @@ The environment variable `FASTECHO_BUILD_EXT` says what becomes of them:
     auto (default)  compile; if that fails, say so and install the pure twin alone
     yes             compile; if that fails, so does the installation
     no              compile nothing (what was built in place before stays there)
+
+pip keeps the wheel that it built of an index's sdist, whatever the variable said then: after a
+fallback, `pip install --no-cache-dir` builds again.
 """
 
 import os
@@ -51,6 +54,12 @@ class BuildAllOrNone(build_ext):
             super().run()
         except Exception as error:
             if policy == "yes":
+                print(
+                    "error: fastecho: FASTECHO_BUILD_EXT=yes, but the native twin could not be "
+                    "built. That takes a C compiler and the headers of Python (in Debian: gcc, "
+                    "libc6-dev, python3-dev). What went wrong:",
+                    file=sys.stderr,
+                )
                 raise
             for extension in self.extensions:
                 built = self.get_ext_filename(extension.name)
