@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,8 @@ STAMP = re.compile(rb"\[\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\]")
 OWN_HOST = f"127.{1 + (os.getpid() >> 16)}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 #: RST instead of FIN (socket(7)).
 ABORT = struct.pack("ii", 1, 0)
+#: fastecho as it is tested: a warning is an error.
+FASTECHO = (sys.executable, "-W", "error", "-m", "fastecho")
 
 Seen = TypeVar("Seen")
 
@@ -49,20 +51,25 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 class Daemon:
-    """A `python -m fastecho` that has been started.
+    """A fastecho that has been started.
 
     Attributes:
         process: it.
         ready: the lines that say where it listens, once `wait_ready` has seen them.
     """
 
-    def __init__(self, arguments: list[str], variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        variables: Mapping[str, str],
+        command: Sequence[str | Path] = FASTECHO,
+    ) -> None:
         self._stdout = os.memfd_create("stdout")
         self._stderr = os.memfd_create("stderr")
         self._ending = False
         self.ready: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "fastecho", *arguments],
+            [*command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             stderr=self._stderr,
@@ -175,14 +182,17 @@ def serving(
 
 
 def run(
-    *command: str | Path, stdin: bytes = b"", variables: Mapping[str, str] | None = None
+    *command: str | Path,
+    stdin: bytes = b"",
+    variables: Mapping[str, str] | None = None,
+    patience: float = PATIENCE,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, with this input."""
     return subprocess.run(
         command,
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=patience,
         check=False,
         env=environment(**(variables or {})),
     )
