@@ -18,7 +18,7 @@ from textwrap import shorten
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("framing", "stamping", "selector", "stream", "datagrams")
+MODULES = ("framing", "stamping", "selector", "stream", "datagrams", "generator")
 INTERFACES = sorted(Path("fastecho/_native").glob("*.pxd"))
 HEADERS = sorted(str(path) for path in Path("ext").glob("*.h"))
 GENERATED = Path("build/cython")

@@ -15,14 +15,16 @@ import importlib
 import importlib.util
 import os
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from .errors import ConfigError, FastechoError
 
 if TYPE_CHECKING:
-    from ._pure import datagrams, framing, selector, stamping, stream
+    from ._pure import datagrams, framing, generator, selector, stamping, stream
 
 MODULES = ("framing", "stamping", "selector", "stream", "datagrams")
+#: Not loaded by a server.
+ENGINE = "generator"
 CHOICES = ("auto", "native", "pure")
 VARIABLE = "FASTECHO_BACKEND"
 
@@ -44,6 +46,23 @@ class Twin(NamedTuple):
     Listener: type[stream.Listener]
     Stream: type[stream.Stream]
     Datagrams: type[datagrams.Datagrams]
+
+
+class Engine(Protocol):
+    """What both twins have for the load generator; of one of them, a module."""
+
+    Kind: type[generator.Kind]
+    Tally: type[generator.Tally]
+    Source: type[generator.Source]
+    Schedule: type[generator.Schedule]
+    StreamChannel: type[generator.StreamChannel]
+    DatagramChannel: type[generator.DatagramChannel]
+
+
+def engine(name: str | None = None) -> Engine:
+    """The load generator's engine of the twin of that name. Raises as `load`."""
+    module: Any = _module(load(name).name, ENGINE)
+    return cast(Engine, module)
 
 
 def load(name: str | None = None) -> Twin:
@@ -72,7 +91,9 @@ def describe(name: str | None = None) -> str:
 @functools.cache
 def native_built() -> bool:
     """Whether any compiled module is there."""
-    return any(importlib.util.find_spec(f"{__package__}._native.{module}") for module in MODULES)
+    return any(
+        importlib.util.find_spec(f"{__package__}._native.{module}") for module in (*MODULES, ENGINE)
+    )
 
 
 @functools.cache
@@ -87,9 +108,11 @@ def _chosen() -> str:
 def _twin(name: str) -> Twin:
     if name == "native" and not native_built():
         raise ConfigError(
-            "the native backend was not built here: install with FASTECHO_BUILD_EXT=yes and a C"
-            " compiler, or choose pure"
+            "the native backend was not built here: install with FASTECHO_BUILD_EXT=yes, a C"
+            " compiler and pip's --no-cache-dir, or choose pure"
         )
+    if name == "native" and not _built(ENGINE):
+        raise _broken(name, f"no module named {ENGINE}")
     modules = [_module(name, module) for module in MODULES]
     found = {
         field: next(getattr(module, field) for module in modules if hasattr(module, field))
@@ -102,9 +125,17 @@ def _module(twin: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(f"{__package__}._{twin}.{module}")
     except ImportError as error:
-        raise FastechoError(
-            f"the {twin} backend is broken ({error}): reinstall fastecho, or set {VARIABLE}=pure"
-        ) from error
+        raise _broken(twin, error) from error
+
+
+def _broken(twin: str, why: object) -> FastechoError:
+    return FastechoError(
+        f"the {twin} backend is broken ({why}): reinstall fastecho, or set {VARIABLE}=pure"
+    )
+
+
+def _built(module: str) -> bool:
+    return importlib.util.find_spec(f"{__package__}._native.{module}") is not None
 
 
 def __getattr__(attribute: str) -> str:

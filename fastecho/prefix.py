@@ -30,6 +30,14 @@ _FORMS = {
 }
 _WIDTHS = {name: len(form) for name, form in _FORMS.items() if "*" not in form}
 _CLASSES = {"A": _LETTER, "9": _DIGIT, "+": _SIGN, "_": _DIGIT | {0x20}, "*": _PRINTABLE}
+_CLASS_FORMS = {
+    "A": b"[A-Za-z]",
+    "9": b"[0-9]",
+    "+": b"[+-]",
+    "_": b"[ 0-9]",
+    "*": b"[ -~]*",
+    ".": rb"\.",
+}
 
 
 def parse(template: str) -> tuple[bytes | str, ...]:
@@ -68,6 +76,19 @@ def width(template: str) -> int | None:
     if any(part not in _WIDTHS for part in parts if isinstance(part, str)):
         return None
     return sum(len(part) if isinstance(part, bytes) else _WIDTHS[part] for part in parts)
+
+
+def form(template: str) -> re.Pattern[bytes]:
+    """What matches any rendering of the template, and little else."""
+    pieces = []
+    for part in parse(template):
+        if isinstance(part, bytes):
+            pieces.append(re.escape(part))
+        elif part in _FORMS:
+            pieces.append(b"".join(_CLASS_FORMS.get(each, each.encode()) for each in _FORMS[part]))
+        else:
+            pieces.append(b"[0-9]+")
+    return re.compile(b"".join(pieces), re.DOTALL)
 
 
 def check_delimiter(template: str, delimiter: bytes) -> None:

@@ -112,12 +112,12 @@ def test_where_nothing_was_compiled_auto_is_pure(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("chosen", [None, "native"])
-@pytest.mark.parametrize("index", range(len(backend.MODULES)))
+@pytest.mark.parametrize("index", range(len((*backend.MODULES, backend.ENGINE))))
 def test_a_missing_module_is_no_fallback(
     twins: tuple[Any, Any], copied: Path, index: int, chosen: str | None
 ) -> None:
     modules = compiled(copied)
-    assert len(modules) == len(backend.MODULES)
+    assert len(modules) == len((*backend.MODULES, backend.ENGINE))
     modules[index].unlink()
     status, said = python(SHOW, chosen, copied)
     assert status == 1

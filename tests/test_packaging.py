@@ -153,7 +153,7 @@ def test_the_wheel_holds_package_manual_and_metadata_alone(wheel: Path, tracked:
     package = {name for name in tracked if name.startswith("fastecho/")}
     assert {Path(name).suffix for name in package} == {".py", ".pxd", ".typed"}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    compiled = {f"fastecho/_native/{name}{suffix}" for name in backend.MODULES}
+    compiled = {f"fastecho/_native/{name}{suffix}" for name in (*backend.MODULES, backend.ENGINE)}
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

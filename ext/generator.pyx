@@ -1,0 +1,888 @@
+"""The load generator's engine, compiled: what `fastecho._pure.generator` specifies.
+
+A message is written straight into the send buffer and its reply compared in place, piece by piece:
+the head, the last right prefix, the number, what never changes. Python is asked about the rest.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from fastecho._native.calls cimport (
+    CMSG_DATA,
+    CMSG_FIRSTHDR,
+    CMSG_LEN,
+    CMSG_NXTHDR,
+    CMSG_SPACE,
+    MSG_NOSIGNAL,
+    SOL_UDP,
+    UDP_GRO,
+    UDP_SEGMENT,
+    c_send,
+    cmsghdr,
+    iovec,
+    mmsghdr,
+    msghdr,
+    recv,
+    recvmmsg,
+    sendmmsg,
+)
+from fastecho._native.selector cimport (
+    EVENT_READ,
+    EVENT_WRITE,
+    Handler,
+    SelectorCore,
+    call_directly,
+)
+
+from fastecho import addresses
+from fastecho.limits import DATAGRAM_BATCH, MAX_DATAGRAM, RECEIVE_BUFFER, SEND_BUFFER
+
+from fastecho._pure.generator import Kind, WrongReply
+
+cdef extern from * nogil:
+    int __builtin_clzll(unsigned long long value)
+
+cdef enum:
+    DIGITS = 8          # as NUMBER in the pure twin
+    NO_DIGIT = 255
+    REMEMBERED = 65536  # as WINDOW there
+    HALF_BITS = 10      # as HALF there
+    SLOTS = (64 - HALF_BITS) << HALF_BITS
+    BATCH = 64          # limits.DATAGRAM_BATCH: array sizes are known when compiled
+    LARGEST = 65535     # limits.MAX_DATAGRAM
+    CONTROL = 64        # bytes for one control message with an int
+
+cdef enum:
+    FLYING = 1
+    ANSWERED = 2
+    LOST = 3
+
+cdef size_t RECEIVE = RECEIVE_BUFFER
+cdef size_t SEND = SEND_BUFFER
+
+assert BATCH == DATAGRAM_BATCH and LARGEST == MAX_DATAGRAM
+
+# The arrays of one batch, out and in. Memory that no datagram reaches is never resident.
+cdef struct Batch:
+    mmsghdr out[BATCH]
+    mmsghdr into[BATCH]
+    iovec parts[BATCH]
+    iovec places[BATCH]
+    int counts[BATCH]            # datagrams of each message out
+    char out_control[BATCH][CONTROL]
+    char in_control[BATCH][CONTROL]
+    char data[BATCH][LARGEST]
+
+
+cdef class Histogram:
+    """Counts of durations."""
+
+    def __cinit__(self):
+        self.counts = <uint64_t*> PyMem_Calloc(SLOTS, sizeof(uint64_t))
+        if self.counts == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.counts)
+
+    def record(self, int64_t value):
+        """Count a duration in nanoseconds; below 0 is 0."""
+        self.add(value)
+
+    cdef void add(self, int64_t value) noexcept:
+        cdef uint64_t duration = <uint64_t> max(value, 0)
+        cdef int shift = 64 - HALF_BITS - 1 - __builtin_clzll(duration | 1)
+        shift = max(shift, 0)
+        self.counts[(<uint64_t> shift << HALF_BITS) + (duration >> shift)] += 1
+
+    def take(self):
+        """(lowest duration of a slot, count) where there are any, ascending; forget them."""
+        cdef uint64_t slot
+        cdef int shift
+        cdef list found = []
+        for slot in range(<uint64_t> SLOTS):
+            if self.counts[slot]:
+                shift = max(<int> (slot >> HALF_BITS) - 1, 0)
+                found.append(
+                    ((slot - (<uint64_t> shift << HALF_BITS)) << shift, self.counts[slot])
+                )
+        memset(self.counts, 0, SLOTS * sizeof(uint64_t))
+        return found
+
+
+cdef class Tally:
+    """What all channels of a run have done together."""
+
+    def __cinit__(self, int64_t left):
+        self.left = left
+        self.latency = Histogram()
+        self.lateness = Histogram()
+
+
+cdef class Source:
+    """What is sent, and what must come back; shared by all channels."""
+
+    def __cinit__(self, kinds, order, bytes digits not None, judge):
+        cdef int i
+        cdef size_t k
+        cdef Shape* shape
+        cdef const char* symbols = PyBytes_AS_STRING(digits)
+        self.kinds = [Kind(*each) for each in kinds]
+        self.order = list(order)
+        self.digits = digits
+        self.judge = judge
+        self.prefix = b""
+        self.prefix_text = PyBytes_AS_STRING(self.prefix)
+        if len(digits) != 16 or len(self.order) & (len(self.order) - 1) or not self.order:
+            raise ValueError("16 digits are needed, and an order of 2**n kinds")
+        self.shapes = <Shape*> PyMem_Calloc(len(self.kinds), sizeof(Shape))
+        self.turns = <uint16_t*> PyMem_Malloc(len(self.order) * sizeof(uint16_t))
+        if self.shapes == NULL or self.turns == NULL:
+            raise MemoryError
+        for k in range(<size_t> len(self.kinds)):
+            frame, start, length = self.kinds[k]
+            if not 0 <= start <= start + length <= len(frame):
+                raise ValueError("a payload that is not in its frame")
+            shape = &self.shapes[k]
+            shape.frame = PyBytes_AS_STRING(frame)
+            shape.size = <size_t> PyBytes_GET_SIZE(frame)
+            shape.start = start
+            shape.length = length
+            shape.digits = min(shape.length, <size_t> DIGITS)
+            self.largest = max(self.largest, shape.size)
+        for i in range(len(self.order)):
+            if not 0 <= self.order[i] < len(self.kinds):
+                raise ValueError("an order of kinds that are none")
+            self.turns[i] = self.order[i]
+        self.mask = len(self.order) - 1
+        memset(self.values, NO_DIGIT, sizeof(self.values))
+        for i in range(16):
+            self.values[<uint8_t> symbols[i]] = <uint8_t> i
+        for i in range(256):
+            (<char*> &self.pairs[i])[0] = symbols[i >> 4]
+            (<char*> &self.pairs[i])[1] = symbols[i & 15]
+        self.take_heads(judge.heads(0))
+        self.room = max(SEND, self.largest)
+        self.out = <char*> PyMem_Malloc(self.room)
+        if self.out == NULL:
+            raise MemoryError
+        self.make_room(0)
+
+    def __dealloc__(self):
+        PyMem_Free(self.shapes)
+        PyMem_Free(self.turns)
+        PyMem_Free(self.out)
+        PyMem_Free(self.received)
+        PyMem_Free(self.batch)
+
+    def adopt(self, bytes prefix not None):
+        """This prefix was right."""
+        if len(prefix) != len(self.prefix):
+            self.take_heads(self.judge.heads(len(prefix)))
+        self.prefix = prefix
+        self.prefix_text = PyBytes_AS_STRING(prefix)
+        self.prefix_size = <size_t> PyBytes_GET_SIZE(prefix)
+
+    cdef int take_heads(self, list heads) except -1:
+        cdef size_t k
+        if len(heads) != len(self.kinds):
+            raise ValueError("a head for each kind of message is needed")
+        for k in range(<size_t> len(heads)):
+            self.shapes[k].head = PyBytes_AS_STRING(heads[k])
+            self.shapes[k].head_size = <size_t> PyBytes_GET_SIZE(heads[k])
+        self.heads = heads
+        return 0
+
+    cdef int make_room(self, size_t held) except -1:
+        """Have a receive buffer that takes so many bytes and a `recv`."""
+        cdef char* grown
+        if held + RECEIVE > self.received_room:
+            grown = <char*> PyMem_Realloc(self.received, held + RECEIVE)
+            if grown == NULL:
+                raise MemoryError
+            self.received = grown
+            self.received_room = held + RECEIVE
+        return 0
+
+    cdef inline Shape* shape(self, uint64_t n) noexcept:
+        return &self.shapes[self.turns[n & self.mask]]
+
+    cdef inline void put_number(self, char* text, uint64_t number) noexcept:
+        """Its last `DIGITS` digits."""
+        cdef int i
+        for i in range(DIGITS // 2):
+            memcpy(text + 2 * i, &self.pairs[number >> (8 * (DIGITS // 2 - 1 - i)) & 255], 2)
+
+    cdef inline size_t write(self, char* out, const Shape* shape, uint64_t number) noexcept:
+        """Write a message as it goes on the wire; its size."""
+        cdef char text[DIGITS]
+        memcpy(out, shape.frame, shape.size)
+        self.put_number(text, number)
+        if shape.digits == DIGITS:
+            memcpy(out + shape.start, text, DIGITS)
+        else:
+            memcpy(out + shape.start, text + DIGITS - shape.digits, shape.digits)
+        return shape.size
+
+    cdef inline bint same_body(
+        self, const char* data, const Shape* shape, uint64_t number
+    ) noexcept:
+        """Whether these bytes are the body of this message."""
+        cdef char text[DIGITS]
+        cdef size_t digits = shape.digits
+        self.put_number(text, number)
+        return (
+            memcmp(data, text + DIGITS - digits, digits) == 0
+            and memcmp(
+                data + digits, shape.frame + shape.start + digits,
+                shape.size - shape.start - digits,
+            ) == 0
+        )
+
+    cdef bint begins(
+        self, const char* data, size_t size, const Shape* shape, uint64_t number
+    ) noexcept:
+        """Whether so few bytes can be the beginning of the reply to this message."""
+        cdef char text[DIGITS]
+        cdef size_t digits = shape.digits, part = min(size, shape.head_size)
+        if memcmp(data, shape.head, part):
+            return False
+        data += part
+        size -= part
+        part = min(size, self.prefix_size)
+        if memcmp(data, self.prefix_text, part):
+            return False
+        data += part
+        size -= part
+        part = min(size, digits)
+        self.put_number(text, number)
+        if memcmp(data, text + DIGITS - digits, part):
+            return False
+        return memcmp(data + part, shape.frame + shape.start + part, size - part) == 0
+
+    cdef bytes payload_of(self, const Shape* shape, uint64_t number):
+        cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> shape.size)
+        self.write(PyBytes_AS_STRING(frame), shape, number)
+        return frame[shape.start:shape.start + shape.length]
+
+
+cdef class Schedule:
+    """When messages are due."""
+
+    def __cinit__(self, offsets, int64_t period, uint64_t channels):
+        cdef Py_ssize_t size = len(offsets), i
+        if size & (size - 1) or size == 0 or channels == 0:
+            raise ValueError("2**n offsets and a channel are needed")
+        self.offsets = <int64_t*> PyMem_Malloc(<size_t> size * sizeof(int64_t))
+        if self.offsets == NULL:
+            raise MemoryError
+        for i in range(size):
+            self.offsets[i] = offsets[i]
+        self.mask = <uint64_t> size - 1
+        self.shift = size.bit_length() - 1
+        self.period = period
+        self.count = channels
+        self.channels = []
+
+    def __dealloc__(self):
+        PyMem_Free(self.offsets)
+
+    def due(self, uint64_t i):
+        """When message i of all is due."""
+        return self.due_at(i)
+
+    cdef inline int64_t due_at(self, uint64_t i) noexcept:
+        return self.start + <int64_t> (i >> self.shift) * self.period + self.offsets[i & self.mask]
+
+    def tick(self, int64_t now):
+        """Have the channels send what is due; when the next message is."""
+        cdef list touched = []
+        cdef Channel channel
+        cdef int64_t due = self.due_at(self.next)
+        while due <= now:
+            channel = <Channel> self.channels[self.next % self.count]
+            channel.owed += 1
+            if not channel.touched:
+                channel.touched = True
+                touched.append(channel)
+            self.next += 1
+            due = self.due_at(self.next)
+        for each in touched:
+            (<Channel> each).touched = False
+            (<Channel> each).send_more(now, True)
+        return due
+
+
+cdef class Channel(Handler):
+    """What streams and datagrams share."""
+
+    def __cinit__(
+        self, sock, SelectorCore selector not None, Source source not None,
+        Tally tally not None, owner, int64_t pipeline, uint64_t base, Schedule schedule=None,
+        uint64_t index=0,
+    ):
+        self.fd = sock.fileno()
+        self.sock = sock
+        self.selector = selector
+        self.source = source
+        self.tally = tally
+        self.owner = owner
+        self.pipeline = pipeline
+        self.base = base
+        self.schedule = schedule
+        self.index = index
+        self.timeout = 1_000_000_000
+
+    def __init__(self, *arguments, **others):
+        if self.open:
+            raise TypeError("a channel is made once")
+        self.set_up()    # not earlier: a base's __cinit__ does not see what its subclasses override
+        self.selector.add(self.fd, self, EVENT_READ, self)
+        self.open = True
+
+    def __dealloc__(self):
+        PyMem_Free(self.times)
+
+    cdef int set_up(self) except -1:
+        """Make what is one kind of channel's own."""
+        return 0
+
+    def fileno(self):
+        """The descriptor; -1 once closed."""
+        return self.sock.fileno()
+
+    @property
+    def flying(self):
+        """Messages that wait for their replies."""
+        return self.in_flight()
+
+    def offload(self, int segments):
+        """Have the kernel cut so many datagrams from one buffer, and join those that it receives.
+
+        They must be of one size (UDP_SEGMENT, UDP_GRO; udp(7)).
+
+        Raises:
+            OSError: it cannot.
+        """
+
+    def expire(self, int64_t now):
+        """Give up on datagrams that have been in flight for longer than the timeout."""
+
+    def fill(self, int64_t now, bint on_time=False):
+        """Send what there is room for."""
+        self.send_more(now, on_time)
+
+    def close(self):
+        """Send and receive no more."""
+        self.shut()
+
+    cdef int send_more(self, int64_t now, bint on_time) except -1:
+        return 0
+
+    cdef inline int64_t in_flight(self) noexcept:
+        return <int64_t> (self.sent - self.answered - self.lost)
+
+    cdef inline int64_t allowed(self) noexcept:
+        """How many messages may be sent now."""
+        cdef int64_t count = min(self.pipeline - self.in_flight(), self.tally.left)
+        return count if self.schedule is None else min(count, self.owed)
+
+    cdef inline int64_t due_of(self, uint64_t n) noexcept:
+        return self.schedule.due_at(n * self.schedule.count + self.index)
+
+    cdef int note_lateness(self, uint64_t first, int64_t now) except -1:
+        cdef uint64_t n
+        for n in range(first, self.sent):
+            self.tally.lateness.add(now - self.due_of(n))
+        return 0
+
+    cdef int watch(self, bint writing) except -1:
+        if writing != self.writing:
+            self.writing = writing
+            self.selector.change(self.fd, EVENT_READ | (EVENT_WRITE if writing else 0))
+        return 0
+
+    cdef int shut(self) except -1:
+        if self.open:
+            self.open = False
+            self.selector.remove(self.fd)
+            self.sock.close()
+        return 0
+
+    cdef int end(self, str why) except -1:
+        self.shut()
+        self.owner.ended(self, why)
+        return 0
+
+    cdef int failed(self, int number) except -1:
+        if number not in (EAGAIN, ENOBUFS, ENOMEM):
+            self.end(addresses.reason(number))
+        return 0
+
+
+cdef class StreamChannel(Channel):
+    """One connection, over TCP or a UNIX stream."""
+
+    cdef int set_up(self) except -1:
+        self.times = <int64_t*> PyMem_Calloc(<size_t> self.pipeline, sizeof(int64_t))
+        if self.times == NULL:
+            raise MemoryError
+        return 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.kept)
+        PyMem_Free(self.held)
+
+    cdef int handle(self, int mask) except -1:
+        """The descriptor is ready."""
+        cdef size_t at = self.kept_at
+        if mask & EVENT_WRITE and self.kept_size:
+            self.push(self.kept + at, self.kept_size)
+        if mask & EVENT_READ and self.open:
+            self.receive()
+        elif self.open:
+            self.send_more(monotonic_ns(), False)
+        return 0
+
+    cdef int send_more(self, int64_t now, bint on_time) except -1:
+        cdef uint64_t first = self.sent
+        cdef int64_t count
+        while self.open and not self.kept_size:
+            count = self.allowed()
+            if count <= 0:
+                break
+            self.push(self.source.out, self.build(count, now))
+        if on_time:
+            self.note_lateness(first, now)
+        return 0
+
+    cdef size_t build(self, int64_t count, int64_t now) noexcept:
+        """Write the next messages, as many as a send buffer takes, and at least one."""
+        cdef Source source = self.source
+        cdef Shape* shape
+        cdef size_t size = 0
+        cdef int64_t built = 0
+        while built < count:
+            shape = source.shape(self.sent)
+            if built and size + shape.size > SEND:
+                break
+            size += source.write(source.out + size, shape, self.base + self.sent)
+            if self.schedule is None:
+                self.times[self.sent % <uint64_t> self.pipeline] = now
+            self.sent += 1
+            built += 1
+        self.tally.sent += <uint64_t> built
+        self.tally.left -= built
+        if self.schedule is not None:
+            self.owed -= built
+        return size
+
+    cdef int push(self, const char* data, size_t size) except -1:
+        """Send; keep what the kernel does not take, and wait for it."""
+        cdef ssize_t sent
+        cdef char* kept
+        while True:
+            sent = c_send(self.fd, data, size, MSG_NOSIGNAL)
+            if sent >= 0:
+                break
+            if errno != EINTR:
+                self.failed(errno)
+                if not self.open:
+                    return 0
+                sent = 0
+                break
+            PyErr_CheckSignals()
+        self.tally.bytes_out += <uint64_t> sent
+        if <size_t> sent == size:
+            if self.kept != NULL:
+                PyMem_Free(self.kept)
+                self.kept = NULL
+                self.kept_size = self.kept_at = 0
+        elif self.kept != NULL:
+            self.kept_at += <size_t> sent
+            self.kept_size -= <size_t> sent
+        else:
+            kept = <char*> PyMem_Malloc(size - <size_t> sent)
+            if kept == NULL:
+                raise MemoryError
+            memcpy(kept, data + sent, size - <size_t> sent)
+            self.kept = kept
+            self.kept_at = 0
+            self.kept_size = size - <size_t> sent
+        return self.watch(self.kept_size != 0)
+
+    cdef int receive(self) except -1:
+        cdef Source source = self.source
+        cdef ssize_t count
+        cdef size_t size, used = 0
+        cdef int64_t now
+        source.make_room(self.held_size)
+        if self.held_size:
+            memcpy(source.received, self.held, self.held_size)
+        while True:
+            count = recv(self.fd, source.received + self.held_size, RECEIVE, 0)
+            if count >= 0:
+                break
+            if errno != EINTR:
+                return self.failed(errno)
+            PyErr_CheckSignals()
+        if count == 0:
+            return self.end("eof")
+        now = monotonic_ns()
+        self.tally.bytes_in += <uint64_t> count
+        size = self.held_size + <size_t> count
+        try:
+            self.match(source.received, size, now, &used)
+        except WrongReply as wrong:
+            self.shut()
+            self.owner.wrong(self, str(wrong), source.received[used:size])
+            return 0
+        self.hold(source.received + used, size - used)
+        return self.send_more(now, False)
+
+    cdef int match(
+        self, const char* data, size_t size, int64_t now, size_t* used
+    ) except -1:
+        """Verify the replies in these bytes; `used` is what they take."""
+        cdef Source source = self.source
+        cdef Tally tally = self.tally
+        cdef Shape* shape
+        cdef uint64_t number
+        cdef size_t at, total, longest
+        while used[0] < size:
+            if self.sent == self.answered:
+                raise WrongReply("more came than was asked for")
+            shape = source.shape(self.answered)
+            number = self.base + self.answered
+            at = used[0]
+            total = shape.head_size + source.prefix_size + shape.size - shape.start
+            if size - at < total and source.begins(data + at, size - at, shape, number):
+                return 0
+            if not same_reply(source, data + at, size - at, shape, number):
+                longest = min(size - at, total + LARGEST)    # no prefix is longer
+                prefix = source.judge.prefix(
+                    data[at:at + longest], source.payload_of(shape, number)
+                )
+                if prefix is None:
+                    return 0
+                source.adopt(prefix)
+                total = shape.head_size + source.prefix_size + shape.size - shape.start
+                if not same_reply(source, data + at, size - at, shape, number):
+                    raise WrongReply("its header is not that of its length")
+            used[0] = at + total
+            tally.latency.add(
+                now - (
+                    self.times[self.answered % <uint64_t> self.pipeline]
+                    if self.schedule is None
+                    else self.due_of(self.answered)
+                )
+            )
+            tally.received += 1
+            self.answered += 1
+        return 0
+
+    cdef int hold(self, const char* data, size_t size) except -1:
+        """Keep what is not complete until more comes."""
+        cdef char* held = NULL
+        if size:
+            held = <char*> PyMem_Malloc(size)
+            if held == NULL:
+                raise MemoryError
+            memcpy(held, data, size)
+        PyMem_Free(self.held)
+        self.held = held
+        self.held_size = size
+        return 0
+
+
+cdef class DatagramChannel(Channel):
+    """One connected UDP or UNIX datagram socket."""
+
+    cdef int set_up(self) except -1:
+        self.segments = 1
+        self.latest = -1
+        self.times = <int64_t*> PyMem_Calloc(REMEMBERED, sizeof(int64_t))
+        self.states = <uint8_t*> PyMem_Calloc(REMEMBERED, 1)
+        if self.times == NULL or self.states == NULL:
+            raise MemoryError
+        if self.source.batch == NULL:
+            self.source.batch = new_batch()
+        return 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.states)
+
+    def offload(self, int segments):
+        self.sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        self.segments = segments
+
+    def expire(self, int64_t now):
+        cdef size_t slot
+        while self.oldest < self.sent:
+            slot = self.oldest % REMEMBERED
+            if self.states[slot] == FLYING:
+                if now - self.times[slot] <= self.timeout:
+                    return
+                self.lose(slot)
+            self.oldest += 1
+
+    cdef int handle(self, int mask) except -1:
+        """The descriptor is ready."""
+        cdef int64_t now
+        if mask & EVENT_WRITE:
+            self.watch(False)
+        if mask & EVENT_READ:
+            now = self.receive_batch()
+        else:
+            now = monotonic_ns()
+        if self.open:
+            self.send_more(now, False)
+        return 0
+
+    cdef int64_t receive_batch(self) except -1:
+        """Take what waits, up to a batch; when it came."""
+        cdef Batch* batch = <Batch*> self.source.batch
+        cdef int received, i
+        cdef int64_t now
+        cdef size_t at, size, segment
+        for i in range(BATCH):
+            batch.into[i].msg_hdr.msg_controllen = CONTROL
+        while True:
+            received = recvmmsg(self.fd, batch.into, BATCH, 0, NULL)
+            if received >= 0:
+                break
+            if errno != EINTR:
+                self.failed(errno)
+                received = 0
+                break
+            PyErr_CheckSignals()
+        now = monotonic_ns()
+        for i in range(received):
+            size = batch.into[i].msg_len
+            self.tally.bytes_in += size
+            segment = joined(&batch.into[i].msg_hdr, size)
+            at = 0
+            while True:
+                self.take(batch.data[i] + at, min(segment, size - at), now)
+                at += segment
+                if at >= size:
+                    break
+        return now
+
+    cdef int send_more(self, int64_t now, bint on_time) except -1:
+        cdef uint64_t first = self.sent
+        cdef int64_t count
+        cdef int messages
+        while self.open:
+            count = self.allowed()
+            if count <= 0:
+                break
+            messages = self.lay_out(count)
+            if not self.push(messages, now):
+                break
+        if on_time:
+            self.note_lateness(first, now)
+        return 0
+
+    cdef int lay_out(self, int64_t count) except -1:
+        """Write the next messages, a batch at most, with `segments` of a size in one buffer."""
+        cdef Source source = self.source
+        cdef Batch* batch = <Batch*> source.batch
+        cdef Shape* shape
+        cdef uint64_t n = self.sent
+        cdef size_t size = 0, alike = 0, length = 0
+        cdef int messages = 0
+        while count > 0 and size + source.largest <= source.room:
+            shape = source.shape(n)
+            if (
+                messages == 0 or shape.size != alike
+                or batch.counts[messages - 1] >= self.segments or length + alike > 65_000
+            ):
+                if messages == BATCH:
+                    break
+                batch.parts[messages].iov_base = source.out + size
+                batch.counts[messages] = 0
+                messages += 1
+                alike = shape.size
+                length = 0
+            source.write(source.out + size, shape, self.base + n)
+            batch.counts[messages - 1] += 1
+            length += shape.size
+            size += shape.size
+            batch.parts[messages - 1].iov_len = length
+            n += 1
+            count -= 1
+        return messages
+
+    cdef int push(self, int messages, int64_t now) except -1:
+        """Send what was laid out; whether the kernel took all."""
+        cdef Batch* batch = <Batch*> self.source.batch
+        cdef int i, sent, at = 0
+        for i in range(messages):
+            batch.out[i].msg_hdr.msg_controllen = 0
+            if batch.counts[i] > 1:
+                put_segment(&batch.out[i].msg_hdr, <uint16_t> (
+                    batch.parts[i].iov_len // <size_t> batch.counts[i]
+                ))
+        while at < messages:
+            sent = sendmmsg(self.fd, &batch.out[at], <unsigned int> (messages - at), MSG_NOSIGNAL)
+            if sent < 0:
+                if errno == EINTR:
+                    PyErr_CheckSignals()
+                    continue
+                self.failed(errno)
+                if self.open:
+                    self.watch(True)
+                return 0
+            for i in range(at, at + sent):
+                self.tally.bytes_out += batch.parts[i].iov_len
+                self.note_sent(batch.counts[i], now)
+            at += sent
+        return 1
+
+    cdef int note_sent(self, int count, int64_t now) except -1:
+        cdef size_t slot
+        for _ in range(count):
+            slot = self.sent % REMEMBERED
+            if self.sent - self.oldest == REMEMBERED:
+                if self.states[slot] == FLYING:
+                    self.lose(slot)
+                self.oldest += 1
+            self.states[slot] = FLYING
+            self.times[slot] = now if self.schedule is None else self.due_of(self.sent)
+            self.sent += 1
+        self.tally.sent += <uint64_t> count
+        self.tally.left -= count
+        if self.schedule is not None:
+            self.owed -= count
+        return 0
+
+    cdef int lose(self, size_t slot) except -1:
+        self.states[slot] = LOST
+        self.lost += 1
+        self.tally.lost += 1
+        return 0
+
+    cdef int take(self, const char* data, size_t size, int64_t now) except -1:
+        """Find what a datagram replies to, and count it."""
+        cdef int64_t n = self.replied(data, size)
+        cdef size_t slot
+        if n < 0:
+            prefix = self.source.judge.of_datagram(data[:size])
+            if prefix is not None:
+                self.source.adopt(prefix)
+                n = self.replied(data, size)
+        if n < 0:
+            self.tally.corrupt += 1
+            self.owner.wrong(self, "it replies to nothing that was sent", data[:size])
+            return 0
+        slot = <size_t> n % REMEMBERED
+        if self.sent - <uint64_t> n > REMEMBERED:
+            self.tally.late += 1
+        elif self.states[slot] == LOST:
+            self.tally.late += 1
+            self.states[slot] = ANSWERED
+        elif self.states[slot] == ANSWERED:
+            self.tally.duplicate += 1
+        else:
+            self.states[slot] = ANSWERED
+            self.answered += 1
+            self.tally.received += 1
+            self.tally.latency.add(now - self.times[slot])
+            if n < self.latest:
+                self.tally.reordered += 1
+            self.latest = max(self.latest, n)
+        return 0
+
+    cdef int64_t replied(self, const char* data, size_t size) noexcept:
+        """Which message this is the reply to, if its prefix is the last right one; -1: none."""
+        cdef Source source = self.source
+        cdef const char* body = data + source.prefix_size
+        cdef Shape* shape
+        cdef size_t length, i, digits
+        cdef uint64_t number = 0, last = self.sent - 1, n
+        cdef uint8_t value
+        if size < source.prefix_size or memcmp(data, source.prefix_text, source.prefix_size):
+            return -1
+        length = size - source.prefix_size
+        digits = min(length, <size_t> DIGITS)
+        for i in range(digits):
+            value = source.values[<uint8_t> body[i]]
+            if value == NO_DIGIT:
+                return -1
+            number = number << 4 | value
+        n = (self.base + last - number) & ((<uint64_t> 1 << (4 * digits)) - 1)
+        if self.sent == 0 or n > last:
+            return -1
+        n = last - n
+        shape = source.shape(n)
+        if shape.length != length or not source.same_body(body, shape, self.base + n):
+            return -1
+        return <int64_t> n
+
+
+cdef inline bint same_reply(
+    Source source, const char* data, size_t size, const Shape* shape, uint64_t number
+) noexcept:
+    """Whether these bytes begin with the reply to this message, with the last right prefix."""
+    cdef size_t head = shape.head_size, prefix = source.prefix_size
+    return (
+        size >= head + prefix + shape.size - shape.start
+        and memcmp(data, shape.head, head) == 0
+        and memcmp(data + head, source.prefix_text, prefix) == 0
+        and source.same_body(data + head + prefix, shape, number)
+    )
+
+
+cdef Batch* new_batch() except NULL:
+    """The arrays, pointing into each other."""
+    cdef Batch* batch = <Batch*> PyMem_Calloc(1, sizeof(Batch))
+    cdef int i
+    if batch == NULL:
+        raise MemoryError
+    for i in range(BATCH):
+        batch.places[i].iov_base = batch.data[i]
+        batch.places[i].iov_len = LARGEST
+        batch.into[i].msg_hdr.msg_iov = &batch.places[i]
+        batch.into[i].msg_hdr.msg_iovlen = 1
+        batch.into[i].msg_hdr.msg_control = batch.in_control[i]
+        batch.out[i].msg_hdr.msg_iov = &batch.parts[i]
+        batch.out[i].msg_hdr.msg_iovlen = 1
+        batch.out[i].msg_hdr.msg_control = batch.out_control[i]
+    return batch
+
+
+cdef void put_segment(msghdr* message, uint16_t size) noexcept:
+    """Have the kernel cut the message into datagrams of this size."""
+    cdef cmsghdr* control = <cmsghdr*> message.msg_control
+    control.cmsg_level = SOL_UDP
+    control.cmsg_type = UDP_SEGMENT
+    control.cmsg_len = CMSG_LEN(sizeof(size))
+    memcpy(CMSG_DATA(control), &size, sizeof(size))
+    message.msg_controllen = CMSG_SPACE(sizeof(size))
+
+
+cdef size_t joined(msghdr* message, size_t size) noexcept:
+    """Of what size the datagrams are that the kernel has joined to these bytes."""
+    cdef cmsghdr* control = CMSG_FIRSTHDR(message)
+    cdef int segment = 0
+    while control != NULL:
+        if control.cmsg_level == SOL_UDP and control.cmsg_type == UDP_GRO:
+            memcpy(&segment, CMSG_DATA(control), sizeof(segment))
+        control = CMSG_NXTHDR(message, control)
+    return <size_t> segment if segment > 0 else max(size, <size_t> 1)
+
+
+cdef int64_t monotonic_ns() noexcept:
+    cdef timespec clock
+    clock_gettime(CLOCK_MONOTONIC, &clock)
+    return <int64_t> clock.tv_sec * 1_000_000_000 + clock.tv_nsec
+
+
+call_directly(StreamChannel)
+call_directly(DatagramChannel)

@@ -1,0 +1,545 @@
+"""Load: many connections to an echo server, closed or open loop, every reply verified.
+
+`Plan` says what is to be done, `Load` does it, `Result` is what came of it. The engine that sends
+and verifies is a twin (`_pure.generator`); here is what is decided once per run or per interval.
+
+Closed loop: each reply makes room for the next message, so that a server that stalls also stalls
+the questions, and its worst times are hardly seen. Open loop (`rate`): messages are due at times
+that no reply can move, and latency counts from then.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import select
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hdrh.histogram import HdrHistogram
+
+from . import backend as backends
+from . import dial, framing, limits, prefix
+from .errors import ConfigError, FastechoError
+from .settings import DEFAULT_ADDRESS
+
+if TYPE_CHECKING:
+    from ._pure.framing import Codec
+    from ._pure.generator import Channel, Kind, Tally
+    from .backend import Engine, Twin
+
+SECOND = 1_000_000_000
+#: The longest latency that a histogram tells from longer ones: an hour.
+LONGEST = 3_600 * SECOND
+#: Messages after which their sizes come in the same order again.
+ORDER = 4_096
+#: Bytes that all kinds of message may have together; else a range of sizes is drawn more coarsely.
+KINDS_BYTES = 2**26
+#: Times that an open loop's schedule has before it begins again.
+OFFSETS = 65_536
+#: Seconds between two looks at timeouts.
+LOOK = 0.02
+#: What becomes of datagrams, and what a tally counts.
+DATAGRAMS = ("lost", "late", "duplicate", "reordered", "corrupt")
+COUNTS = ("sent", "received", "bytes_out", "bytes_in", *DATAGRAMS)
+#: A generator busier than this share of a core measures itself (and see `Result.bound`).
+BUSY = 0.9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does. Sizes are bytes, times are seconds.
+
+    Attributes:
+        address: one LISTEN word; HOST:PORT is TCP unless `udp`.
+        framing: of a stream.
+        prefix: the server's template, whose form each reply's prefix must have.
+        connections: how many there are.
+        pipeline: messages in flight at most, on each connection.
+        size: of a request on the wire, header or terminator included: `64`, `40-80`, or a mix
+            with weights, `64:90,1400:10`.
+        duration: of the measurement; None: until `messages` are answered.
+        messages: of the measurement, at most; None: any number.
+        warmup: before the measurement.
+        rate: messages a second, of all connections together; None: a closed loop.
+        arrivals: `uniform` or `poisson`, in open loop.
+        timeout: for a connection, and for a reply.
+        gso: whether the kernel cuts and joins datagrams (UDP_SEGMENT, UDP_GRO).
+        seed: of sizes and times.
+        pid: of the server, for what it costs.
+        backend: of the engine.
+
+    Raises:
+        ConfigError: what makes no sense, alone or together.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    udp: bool = False
+    framing: str = "line"
+    prefix: str = prefix.DEFAULT
+    connections: int = 1
+    pipeline: int = 1
+    size: str = "64"
+    duration: float | None = 10.0
+    messages: int | None = None
+    warmup: float = 0.0
+    rate: float | None = None
+    arrivals: str = "uniform"
+    timeout: float = limits.REPLY_TIMEOUT
+    gso: bool = False
+    seed: int = 1
+    pid: int | None = None
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        limits.within("connections", self.connections, 1, 2**20)
+        limits.within("pipeline", self.pipeline, 1, 2**16)
+        limits.seconds("warmup", self.warmup)
+        limits.seconds("timeout", self.timeout)
+        if self.duration is not None:
+            limits.seconds("duration", self.duration)
+        if self.messages is not None:
+            limits.within("messages", self.messages, 1, 2**62)
+        if self.duration is None and self.messages is None:
+            raise ConfigError("a run needs a duration or a number of messages")
+        if self.rate is not None and not 0 < self.rate <= 1e9:
+            raise ConfigError(f"rate must be above 0, up to 1e9 a second, not {self.rate!r}")
+        if self.arrivals not in ("uniform", "poisson"):
+            raise ConfigError(f"arrivals must be uniform or poisson, not {self.arrivals!r}")
+        if self.framing == "raw" and self.pipeline > 1:
+            raise ConfigError("raw has no boundaries between replies: it needs a pipeline of 1")
+
+
+@dataclass
+class Interval:
+    """What happened in about a second.
+
+    Attributes:
+        start: since the beginning of the measurement, in seconds.
+        seconds: how long it was.
+        received: right replies.
+        latency: of these.
+    """
+
+    start: float
+    seconds: float
+    received: int
+    latency: HdrHistogram
+
+
+@dataclass
+class Result:
+    """What came of a run.
+
+    Attributes:
+        plan: what was to be done.
+        seconds: how long the measurement took.
+        sent, received, bytes_out, bytes_in: of it; received are right replies.
+        missing: replies that did not come: of streams; datagrams are `lost`.
+        datagrams: lost, late, duplicate, reordered, corrupt.
+        closed: connections that ended before their time, by reason.
+        wrong: replies that are none.
+        first_wrong: (how that is seen, the bytes) of the first.
+        latency: nanoseconds from when a message was sent, or due, to its reply.
+        lateness: nanoseconds that the generator itself was late, in open loop.
+        intervals: of about a second each.
+        cpu: seconds of processor time that the generator used.
+        server_cpu: that the server used; None: no `pid`.
+    """
+
+    plan: Plan
+    seconds: float = 0.0
+    sent: int = 0
+    received: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    missing: int = 0
+    datagrams: Counter[str] = field(default_factory=Counter)
+    closed: Counter[str] = field(default_factory=Counter)
+    wrong: int = 0
+    first_wrong: tuple[str, bytes] | None = None
+    latency: HdrHistogram = field(default_factory=lambda: histogram())
+    lateness: HdrHistogram = field(default_factory=lambda: histogram())
+    intervals: list[Interval] = field(default_factory=list)
+    cpu: float = 0.0
+    server_cpu: float | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether every message got its reply, and nothing else came."""
+        return not (self.wrong or self.missing or self.closed or +self.datagrams)
+
+    @property
+    def busy(self) -> float:
+        """The share of a core that the generator used."""
+        return self.cpu / self.seconds if self.seconds else 0.0
+
+    @property
+    def server_busy(self) -> float | None:
+        """The share of a core that the server used."""
+        if self.server_cpu is None or not self.seconds:
+            return None
+        return self.server_cpu / self.seconds
+
+    @property
+    def bound(self) -> str:
+        """Why these figures are the generator's rather than the server's; empty: they are not."""
+        server = self.server_busy
+        if self.busy > BUSY and (server is None or server < self.busy):
+            than = "" if server is None else f", the server {server:.0%}"
+            return f"the generator was busy {self.busy:.0%} of the time{than}"
+        if self.plan.rate is not None and self.received:
+            late = self.lateness.get_value_at_percentile(99)
+            if late > self.latency.get_value_at_percentile(99) / 10:
+                return f"one message in a hundred was sent {late / 1e3:,.0f} us late or later"
+        return ""
+
+
+def histogram() -> HdrHistogram:
+    """For nanoseconds up to an hour, with three significant digits."""
+    return HdrHistogram(1, LONGEST, 3)
+
+
+def add(total: HdrHistogram, slots: list[tuple[int, int]]) -> None:
+    """Add what an engine's histogram has counted."""
+    for value, count in slots:
+        total.record_value(min(max(value, 1), LONGEST), count)
+
+
+def sizes(text: str) -> list[tuple[int, int, float]]:
+    """(least, most, weight) of each part of a size mix.
+
+    Raises:
+        ConfigError: it is none; the text says what is right.
+    """
+    parts = []
+    for part in text.split(","):
+        found = re.fullmatch(
+            r"(\d{1,10})(?:-(\d{1,10}))?(?::(\d{1,9}(?:\.\d{1,9})?))?", part.strip()
+        )
+        least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not found or least > most or most > limits.MAX_FRAME_CEILING:
+            raise ConfigError(
+                f"{part!r} is no size: write bytes (64), a range (40-80), or a mix (64:90,1400:10)"
+            )
+        parts.append((least, most, float(found[3] or 1)))
+    if not sum(weight for _, _, weight in parts):
+        raise ConfigError(f"size {text!r} has no part with a weight above 0")
+    return parts
+
+
+class Messages:
+    """What is sent, and the judge of what comes back (`_pure.generator.Judge`)."""
+
+    def __init__(self, plan: Plan, twin: Twin, engine: Engine, stream: bool) -> None:
+        self._template = plan.prefix
+        self._form = prefix.form(plan.prefix)
+        longest = twin.Stamper(prefix.parse(plan.prefix)).longest
+        cut = framing.parse(plan.framing) if stream else framing.parse("raw")
+        self._raw = cut.spec == "raw"
+        self._encoder = cut.codec(twin, limits.MAX_FRAME_CEILING if cut.capacity is None else None)
+        self._numbered = cut.capacity is not None or cut.spec in ("varint", "netstring")
+        self._decoder = _decoder(cut, twin, plan.prefix, longest)
+        random_ = random.Random(plan.seed)
+        forbidden = set(cut.delimiter or b"")
+        letters = bytes(octet for octet in range(0x21, 0x7F) if octet not in forbidden)
+        if len(letters) < 16:
+            raise ConfigError(f"{plan.framing} leaves too few letters for a payload")
+        self.digits = bytes(random_.sample(letters, 16))
+        drawn = _draw(sizes(plan.size), random_)
+        self.kinds = [self._kind(size, letters, random_, engine) for size in sorted(set(drawn))]
+        place = {size: k for k, size in enumerate(sorted(set(drawn)))}
+        self.order = [place[size] for size in drawn]
+        self._lengths = sorted({kind.length for kind in self.kinds}, reverse=True)
+
+    def heads(self, width: int) -> list[bytes]:
+        if not self._numbered:
+            return [b""] * len(self.kinds)
+        found = []
+        for kind in self.kinds:
+            reply = self._encoder.encode(bytes(width + kind.length))
+            found.append(reply[: len(reply) - width - (len(kind.frame) - kind.start)])
+        return found
+
+    def prefix(self, data: bytes, payload: bytes) -> bytes | None:
+        from ._pure.generator import WrongReply
+
+        if self._raw:
+            if not data.endswith(payload):
+                return None
+            message = data
+        else:
+            codec = self._decoder.fresh()
+            messages = codec.feed(data)
+            if not messages:
+                if codec.error is not None:
+                    raise WrongReply(str(codec.error))
+                return None
+            message = messages[0]
+        if not message.endswith(payload):
+            raise WrongReply("it does not end with the message it answers")
+        found = message[: len(message) - len(payload)]
+        if not self._form.fullmatch(found):
+            raise WrongReply(f"its prefix is none of {self._template!r}")
+        return found
+
+    def of_datagram(self, data: bytes) -> bytes | None:
+        for length in self._lengths:
+            found = data[: len(data) - length]
+            if len(data) >= length and self._form.fullmatch(found):
+                return found
+        return None
+
+    def _kind(self, size: int, letters: bytes, random_: random.Random, engine: Engine) -> Kind:
+        """A message that takes so many bytes on the wire."""
+        payload = bytes(random_.choices(letters, k=size))
+        for length in range(size, max(size - 64, 0) - 1, -1):
+            try:
+                frame = self._encoder.encode(payload[:length])
+            except ValueError:
+                continue
+            if len(frame) == size:
+                return engine.Kind(frame, frame.rindex(payload[:length]), length)
+        raise ConfigError(f"no message takes {size} bytes on the wire here")
+
+
+def _draw(parts: list[tuple[int, int, float]], random_: random.Random) -> list[int]:
+    """The sizes of so many messages as have an order."""
+    few = max(1, min(ORDER, KINDS_BYTES // max(most for _, most, _ in parts)))
+    choices = random_.choices(parts, [weight for _, _, weight in parts], k=ORDER)
+    pool = [random_.randint(least, most) for least, most, _ in choices[:few]]
+    if all(least == most for least, most, _ in parts):
+        return [least for least, _, _ in choices]
+    return pool if len(pool) == ORDER else random_.choices(pool, k=ORDER)
+
+
+def _decoder(cut: framing.Framing, twin: Twin, template: str, longest: int) -> Codec:
+    """The codec of replies."""
+    if cut.fixed is not None:
+        width = prefix.width(template)
+        if width is None:
+            raise ConfigError(
+                f"replies in {cut.spec} can be told apart only if all prefixes have one width,"
+                f" which those of {template!r} have not"
+            )
+        return twin.FixedCodec(cut.fixed + width)
+    return cut.codec(twin, limits.MAX_FRAME_CEILING if cut.capacity is None else None)
+
+
+class Load:
+    """A run: connected when made; `run` once.
+
+    Raises:
+        ConfigError: the plan makes no sense.
+        FastechoError: the server cannot be reached.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.result = Result(plan)
+        target = dial.parse(plan.address, plan.udp)
+        twin = backends.load(plan.backend)
+        engine = backends.engine(plan.backend)
+        self.backend = twin.name
+        messages = Messages(plan, twin, engine, target.is_stream)
+        source = engine.Source(messages.kinds, messages.order, messages.digits, messages)
+        self._stopped = False
+        #: Right replies when they were last looked at, and when there were fewer.
+        self._received, self._moved = -1, 0
+        self._tally: Tally = engine.Tally(0)
+        self._schedule = self._plan_arrivals(engine)
+        make = engine.StreamChannel if target.is_stream else engine.DatagramChannel
+        self._channels: list[Channel] = []
+        self._datagrams = not target.is_stream
+        with ExitStack() as undo:
+            self._selector = undo.enter_context(closing(twin.Selector()))
+            for index in range(plan.connections):
+                sock = next(target.dial(plan.timeout))
+                undo.callback(sock.close)
+                sock.setblocking(False)
+                if target.protocol == "tcp":
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                channel = make(
+                    sock,
+                    self._selector,
+                    source,
+                    self._tally,
+                    self,
+                    plan.pipeline,
+                    index * 0x9E3779B1 % 2**32,
+                    self._schedule,
+                    index,
+                )
+                self._channels.append(channel)
+                if self._datagrams:
+                    channel.timeout = round(plan.timeout * SECOND)
+                    if plan.gso:
+                        channel.offload(64)
+            if self._schedule is not None:
+                self._schedule.channels.extend(self._channels)
+            self._close = undo.pop_all().close
+
+    def run(self, progress: Callable[[Interval], None] = lambda _: None) -> Result:
+        """Do it.
+
+        Args:
+            progress: is given each interval.
+        """
+        plan, tally, result = self.plan, self._tally, self.result
+        try:
+            tally.left = 2**62
+            self._start()
+            self._turn_until(time.monotonic() + plan.warmup)
+            before = self._counts()
+            tally.latency.take()
+            tally.lateness.take()
+            if plan.messages is not None:
+                tally.left = plan.messages
+            cpu, server_cpu = time.process_time(), _cpu_of(plan.pid)
+            start = time.monotonic()
+            self._measure(start, before["received"], progress)
+            result.seconds = time.monotonic() - start
+            result.cpu = time.process_time() - cpu
+            if server_cpu is not None:
+                result.server_cpu = (_cpu_of(plan.pid) or server_cpu) - server_cpu
+            self._finish()
+            self._conclude(before)
+        finally:
+            self._close()
+        return result
+
+    def stop(self) -> None:
+        """End early, with what there is so far; may be called from a signal handler."""
+        self._stopped = True
+
+    # -- what the engine tells
+
+    def wrong(self, channel: Channel, sentence: str, data: bytes) -> None:
+        """The engine has found a reply that is none."""
+        self.result.wrong += 1
+        if self.result.first_wrong is None:
+            self.result.first_wrong = (sentence, data[:256])
+
+    def ended(self, channel: Channel, reason: str) -> None:
+        """A connection has ended."""
+        self.result.closed[reason] += 1
+
+    # -- the run
+
+    def _plan_arrivals(self, engine: Engine) -> Any:
+        plan = self.plan
+        if plan.rate is None:
+            return None
+        gap = SECOND / plan.rate
+        if plan.arrivals == "uniform":
+            offsets = [round(i * gap) for i in range(OFFSETS)]
+            return engine.Schedule(offsets, round(OFFSETS * gap), plan.connections)
+        draw = random.Random(plan.seed)
+        at, times = 0.0, []
+        for _ in range(OFFSETS):
+            at += draw.expovariate(1 / gap)
+            times.append(at)
+        scale = OFFSETS * gap / at  # the mean of this draw is not quite the one asked for
+        return engine.Schedule(
+            [round(each * scale) for each in times], round(OFFSETS * gap), plan.connections
+        )
+
+    def _start(self) -> None:
+        now = time.monotonic_ns()
+        if self._schedule is not None:
+            self._schedule.start = now
+        else:
+            for channel in self._channels:
+                channel.fill(now)
+
+    def _measure(self, start: float, received: int, progress: Callable[[Interval], None]) -> None:
+        end = start + self.plan.duration if self.plan.duration is not None else float("inf")
+        begun, before = start, received
+        while not self._over and time.monotonic() < end:
+            self._turn_until(min(begun + 1.0, end))
+            now, received = time.monotonic(), self._tally.received
+            latency = histogram()
+            slots = self._tally.latency.take()
+            add(latency, slots)
+            add(self.result.latency, slots)
+            interval = Interval(begun - start, now - begun, received - before, latency)
+            self.result.intervals.append(interval)
+            progress(interval)
+            begun, before = now, received
+
+    @property
+    def _flying(self) -> int:
+        return sum(channel.flying for channel in self._channels)
+
+    @property
+    def _over(self) -> bool:
+        done = self._tally.left == 0 and not self._flying
+        return self._stopped or done or not any(channel.open for channel in self._channels)
+
+    def _turn_until(self, end: float) -> None:
+        """Serve the channels until then, or until there is nothing more to do."""
+        look = 0.0
+        while (now := time.monotonic()) < end:
+            if now >= look:
+                if self._over or not self._look():
+                    return
+                look = now + LOOK
+            if self._schedule is None:
+                self._selector.dispatch(min(end, look) - now)
+            else:
+                self._turn_in_time(min(end, look))
+
+    def _turn_in_time(self, end: float) -> None:
+        """One turn of an open loop: wait for replies until the next message is due."""
+        self._selector.dispatch(0)
+        wait = self._schedule.tick(time.monotonic_ns()) - time.monotonic_ns()
+        wait = min(wait, round((end - time.monotonic()) * SECOND))
+        if wait > 0:  # select(2) waits for microseconds where epoll_wait(2) has milliseconds
+            select.select([self._selector], [], [], wait / SECOND)
+
+    def _look(self) -> bool:
+        """Find what takes too long; whether to go on."""
+        now = time.monotonic_ns()
+        if self._datagrams:
+            for channel in self._channels:
+                channel.expire(now)
+                channel.fill(now)
+            return True
+        if self._received != self._tally.received or not self._flying:
+            self._received, self._moved = self._tally.received, now
+        return now - self._moved < self.plan.timeout * SECOND
+
+    def _finish(self) -> None:
+        """Send no more, and wait for the replies to what was sent."""
+        self._tally.left = 0
+        if not self._stopped:
+            self._turn_until(time.monotonic() + self.plan.timeout)
+
+    def _counts(self) -> Counter[str]:
+        return Counter({name: getattr(self._tally, name) for name in COUNTS})
+
+    def _conclude(self, before: Counter[str]) -> None:
+        result, since = self.result, self._counts()
+        since.subtract(before)
+        add(result.latency, self._tally.latency.take())
+        add(result.lateness, self._tally.lateness.take())
+        result.sent, result.received = since.pop("sent"), since.pop("received")
+        result.bytes_out, result.bytes_in = since.pop("bytes_out"), since.pop("bytes_in")
+        result.datagrams = since
+        if not self._datagrams and not self._stopped:
+            result.missing = self._flying
+
+
+def _cpu_of(pid: int | None) -> float | None:
+    """Seconds of processor time that a process has used (clock_getcpuclockid(3))."""
+    if pid is None:
+        return None
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError as error:
+        raise FastechoError(f"cannot tell what process {pid} costs: no such process") from error
