@@ -91,9 +91,7 @@ def describe(name: str | None = None) -> str:
 @functools.cache
 def native_built() -> bool:
     """Whether any compiled module is there."""
-    return any(
-        importlib.util.find_spec(f"{__package__}._native.{module}") for module in (*MODULES, ENGINE)
-    )
+    return any(map(_built, (*MODULES, ENGINE)))
 
 
 @functools.cache
