@@ -3,15 +3,17 @@
 The map. Imports point down, or left within a row::
 
     cli/            the commands; one file each: parse, call one function
+    load  client    the other end of the socket: many messages measured; one after the other
     server          settings become listeners on a loop, served until stopped, then drained
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering
-    framing  prefix  echo  sockets  loop
+    framing  prefix  echo  sockets  dial  loop
                     specs to codecs; templates to parts; the two as a library;
-                    LISTEN words to bound sockets; the selector loop
+                    LISTEN words to bound sockets; a client's way to them; the selector loop
     backend         the one choice between the twins
-    _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams
+    _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams; and
+                    generator, the engine of load
     addresses  timestamps  events  limits  errors
                     how an address is written; what of a stamp is constant for a second; log
                     lines; every bound and its reason; the error tree
@@ -27,6 +29,7 @@ Public names:
 
     Echo                bytes in, reply bytes out (`echo`)
     framing.codec       one connection's framing: `feed`, `finish`, `encode`
+    framing.messages    the messages of a socket
     Server, running     the server, and one in a thread for tests
     backend             `name`, `load`
     FastechoError       > ConfigError; FrameError > FrameTooLong, FrameCorrupt, FrameTruncated
