@@ -22,6 +22,8 @@ from .settings import DEFAULT_ADDRESS
 CLOSING = 1.0
 #: How much of a message is shown in a sentence about it.
 _SHOWN = 60
+#: Bytes of the largest reply in a datagram: a UNIX one may be longer than any of UDP.
+_DATAGRAM = limits.MAX_DATAGRAM + limits.MAX_PREFIX
 
 
 class Unanswered(FastechoError):
@@ -50,7 +52,8 @@ class _Timed:
         self._hurried().sendall(data)
 
     def _hurried(self) -> socket.socket:
-        self.sock.settimeout(max(self.until - time.monotonic(), 1e-6))
+        left = self.until - time.monotonic()
+        self.sock.settimeout(min(max(left, 1e-6), dial.LONGEST_WAIT))
         return self.sock
 
 
@@ -81,13 +84,19 @@ class Client:
         timeout: float = limits.REPLY_TIMEOUT,
     ) -> None:
         self.timeout = limits.seconds("timeout", timeout)
+        if not self.timeout:
+            raise ConfigError("timeout must be more than 0 seconds")
         self._target = dial.parse(address, udp)
         self.strays = 0
         self._heard = False
         twin = backends.load()
         cut = framing.parse(spec)
         self._codec = cut.codec(twin, max_frame)
-        self._reply_spec, self._reply_limit = _replies(cut, self._codec.max_frame, template)
+        self._reply_spec, self._reply_limit = (
+            _replies(cut, self._codec.max_frame, template)
+            if self._target.is_stream
+            else ("raw", None)
+        )
         self._longest_prefix = twin.Stamper(prefix.parse(template)).longest
         self._dialled = self._target.dial(self.timeout)
         self._connect()
@@ -96,6 +105,11 @@ class Client:
     def name(self) -> str:
         """The server's address, with its protocol."""
         return self._target.name
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest message that could be sent."""
+        return self._codec.max_frame if self._target.is_stream else limits.MAX_DATAGRAM
 
     def ask(self, message: bytes) -> bytes:
         """The reply to a message.
@@ -118,6 +132,7 @@ class Client:
                     raise Gone(f"{self.name}: {dial.explain(error)}") from error
                 self.close()
                 self._connect(error)
+                self._allow(self.timeout)
 
     def finish(self) -> None:
         """Say that no message follows.
@@ -125,11 +140,16 @@ class Client:
         Raises:
             Gone: the server sent more replies than it was asked for.
         """
-        if self._target.is_stream:
-            with suppress(OSError, StopIteration, FrameError):
-                self._timed.sock.shutdown(socket.SHUT_WR)
-                self._allow(min(CLOSING, self.timeout))
-                raise Gone(f"a reply too many: {quoted(next(self._replies))}")
+        if not self._target.is_stream:
+            return
+        try:
+            self._timed.sock.shutdown(socket.SHUT_WR)
+            self._allow(min(CLOSING, self.timeout))
+            raise Gone(f"a reply too many: {quoted(next(self._replies))}")
+        except FrameError as error:
+            raise Gone(f"what came after the last reply is none: {error}") from error
+        except (OSError, StopIteration):
+            pass
 
     def close(self) -> None:
         """Hang up."""
@@ -161,9 +181,10 @@ class Client:
     def _ask_datagram(self, message: bytes) -> bytes:
         sent = self._padded(message)
         try:
+            self._discard()
             self._timed.sendall(sent)
             while True:
-                reply = self._timed.recv(limits.MAX_DATAGRAM)
+                reply = self._timed.recv(_DATAGRAM)
                 self._heard = True
                 if reply.endswith(sent):
                     return reply
@@ -177,6 +198,13 @@ class Client:
                 sentence = f"{len(sent):,} bytes are too many for a datagram"
                 raise Unanswered(sentence) from error
             raise Gone(f"{self.name}: {dial.explain(error)}") from error
+
+    def _discard(self) -> None:
+        """What has come is late, or came twice: no reply to what is sent next."""
+        self._timed.sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while time.monotonic() < self._timed.until:  # a flood has no end
+                self._timed.sock.recv(_DATAGRAM)
 
     def _encoded(self, message: bytes) -> bytes:
         try:
@@ -196,7 +224,7 @@ class Client:
         self._timed.until = time.monotonic() + seconds
 
     def _missing(self, message: bytes) -> str:
-        other = f" ({self.strays} datagrams came that are none)" if self.strays else ""
+        other = f" ({counted(self.strays)} that replied to something else)" if self.strays else ""
         return f"no reply to {quoted(message)} within {self.timeout:g} s{other}"
 
     def _connect(self, refusal: ConnectionRefusedError | None = None) -> None:
@@ -240,12 +268,17 @@ def converse(
                 right = False
             else:
                 if client.strays:
-                    complain(f"{client.strays} datagrams before this reply were none")
+                    complain(f"{counted(client.strays)} before this reply that were none")
         client.finish()
     except Gone as error:
         complain(str(error))
         return False
     return right
+
+
+def counted(datagrams: int) -> str:
+    """So many datagrams came."""
+    return "1 datagram came" if datagrams == 1 else f"{datagrams} datagrams came"
 
 
 def quoted(data: bytes) -> str:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from . import addresses, sockets
 from .errors import ConfigError, FastechoError
 
+#: Seconds that one call waits at most: poll(2) counts milliseconds in 31 bits.
+LONGEST_WAIT = 1e6
+
 
 @dataclass(frozen=True)
 class Target:
@@ -30,7 +33,8 @@ class Target:
     def name(self) -> str:
         """As it was written, with its protocol."""
         word = self.listen.word
-        return word if word.startswith(self.protocol + ":") else f"{self.protocol}://{word}"
+        explicit = len(self.listen.protocols) == 1
+        return word if explicit else f"{self.protocol}://{word}"
 
     @property
     def is_stream(self) -> bool:
@@ -47,19 +51,26 @@ class Target:
         """
         failure: OSError | None = None
         for family, address in self._addresses():
-            sock = socket.socket(family, sockets.KINDS[self.protocol])
             try:
-                sock.settimeout(timeout)
-                if self.protocol == sockets.UNIXGRAM:
-                    sock.bind("")  # a name of the kernel's choice (unix(7)), so that it is answered
-                sock.connect(address)
+                sock = self._connected(family, address, min(timeout, LONGEST_WAIT))
             except OSError as error:
-                sock.close()
                 failure = error
             else:
                 yield sock
         words = explain(failure) if failure else "it has no other address"
         raise FastechoError(f"cannot reach {self.name}: {words}") from failure
+
+    def _connected(self, family: int, address: addresses.Address, timeout: float) -> socket.socket:
+        sock = socket.socket(family, sockets.KINDS[self.protocol])
+        try:
+            sock.settimeout(timeout)
+            if self.protocol == sockets.UNIXGRAM:
+                sock.bind("")  # a name of the kernel's choice (unix(7)), so that it is answered
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _addresses(self) -> list[tuple[int, addresses.Address]]:
         if self.listen.path:

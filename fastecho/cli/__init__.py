@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,6 +47,13 @@ class Commands(click.Group):
         if not completing and (not args or args[0] not in ours):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # which click would report as status 1
+            hush()
+            sys.exit(BROKEN_PIPE)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         default = _command(DEFAULT)
@@ -101,21 +108,27 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         status = commands.main(prog_name="fastecho", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()
     except click.ClickException as error:
         fail(USAGE, error.format_message())
     except ConfigError as error:
         fail(USAGE, str(error))
     except FastechoError as error:
         fail(UNAVAILABLE, str(error))
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        hush()
         sys.exit(BROKEN_PIPE)
     except OSError as error:
         fail(UNAVAILABLE, os.strerror(error.errno) if error.errno else str(error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def hush() -> None:
+    """Whoever read our output has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(status: int, sentence: str) -> None:

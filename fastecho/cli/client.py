@@ -14,6 +14,7 @@ from .. import framing as framings
 from .. import limits
 from .. import prefix as prefixes
 from ..client import Client, converse
+from ..errors import FastechoError
 from ..settings import DEFAULT_ADDRESS
 from . import FAILED, complain
 
@@ -63,28 +64,34 @@ def client(
     ADDR is one address, written as for serve; 127.0.0.1:12345 if left out. An empty line,
     or the end of the input, ends it. Exit status 1: a reply was missing or wrong.
     """
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if stream is None:  # as after `<&-`
+            raise FastechoError(f"standard {name} is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with Client(address, udp, framing, prefix, max_frame, timeout) as peer:
         typed = sys.stdin.isatty() and sys.stdout.isatty()
-        lines = _typed_lines() if typed else _piped_lines()
+        lines = _typed_lines() if typed else _piped_lines(peer.longest)
         return 0 if converse(peer, lines, _show, complain) else FAILED
 
 
-def _piped_lines() -> Iterator[bytes]:
-    for line in sys.stdin.buffer:
+def _piped_lines(longest: int) -> Iterator[bytes]:
+    """Lines without their newlines; of one that nobody could send, only so much as shows that."""
+    read = sys.stdin.buffer.readline
+    while line := read(longest + 2):
         yield line.removesuffix(b"\n")
+        while line and not line.endswith(b"\n"):
+            line = read(longest)
 
 
 def _typed_lines() -> Iterator[bytes]:
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     with _history():
         while True:
             try:
                 line = input(PROMPT)
-            except (EOFError, KeyboardInterrupt) as end:
-                click.echo()  # the shell's prompt has a line of its own
-                if isinstance(end, EOFError):
-                    return
-                raise
+            except EOFError:
+                click.echo()  # the shell's prompt has a line of its own; click sees to Ctrl-C's
+                return
             yield line.encode(errors="surrogateescape")
 
 
@@ -96,7 +103,8 @@ def _history() -> Iterator[None]:
     except ImportError:
         yield
         return
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    given = os.environ.get("XDG_STATE_HOME", "")  # a relative one is not valid (XDG)
+    state = Path(given if given.startswith("/") else os.path.expanduser("~/.local/state"))
     file = state / "fastecho" / "history"
     with suppress(OSError):
         readline.read_history_file(file)
