@@ -98,7 +98,7 @@ def native_built() -> bool:
 def _chosen() -> str:
     name = os.environ.get(VARIABLE) or "auto"
     if name not in CHOICES:
-        raise ConfigError(f"{VARIABLE}={name!r} is no backend: choose from {', '.join(CHOICES)}")
+        raise ConfigError(f"{VARIABLE} must be one of {', '.join(CHOICES)}, not {name!r}")
     return name
 
 

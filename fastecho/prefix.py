@@ -71,9 +71,10 @@ def parse(template: str) -> tuple[bytes | str, ...]:
 
 
 def width(template: str) -> int | None:
-    """Bytes of the prefix, if each rendering has as many; else None."""
+    """Bytes of the prefix, if each rendering has as many, whoever renders it; else None."""
     parts = parse(template)
-    if any(part not in _WIDTHS for part in parts if isinstance(part, str)):
+    own = any(match[1] in ("host", "pid") for match in _PIECE.finditer(template))
+    if own or any(part not in _WIDTHS for part in parts if isinstance(part, str)):
         return None
     return sum(len(part) if isinstance(part, bytes) else _WIDTHS[part] for part in parts)
 

@@ -99,7 +99,7 @@ def _check_switch(name: str, value: object) -> bool:
 def _check_listen(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split()
-    if not isinstance(value, Iterable):
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
         raise ConfigError(f"{name} must be a list of addresses, not {value!r}")
     words = tuple(value)
     if not words:
@@ -290,12 +290,14 @@ def _read_file(path: str | None) -> dict[str, Any]:
 
     name = DEFAULT_FILE if path is None else path
     try:
-        values = tomllib.loads(Path(name).read_text("utf-8"))
+        values = tomllib.loads(Path(name).read_text("utf-8-sig"))
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
         raise FastechoError(f"cannot read {name}: {words}") from error
     except ValueError as error:
         raise ConfigError(f"{name} is no TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{name} is no TOML that can be read: nested too deeply") from None
     for key in values:
         _known(f"key in {name}:", key)
     return values

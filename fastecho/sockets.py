@@ -122,7 +122,7 @@ def parse(word: str) -> Listen:
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
-    if not colon or (":" in host) != bracketed or "/" in host:
+    if not colon or (":" in host) != bracketed or "/" in host or "\0" in host:
         raise ConfigError(f"{word!r} is no address: write {FORMS}")
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
         raise ConfigError(f"{word!r} is no address: a port is a number from 0 to 65535")

@@ -432,3 +432,34 @@ def test_the_time_of_a_line_is_utc_with_milliseconds() -> None:
 def format_json(message: str, **more: object) -> str:
     made = logging.makeLogRecord({"msg": message, "event": "e", "fields": more})
     return JsonLines().format(made)
+
+
+# -- where nobody sees colours
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_misspelt_variable_is_one_warning_and_an_orchestrator_s_none(form: str) -> None:
+    """No terminal: no escape code, and nothing to try."""
+    variables = {
+        "FASTECHO_MAXFRAME": "7",
+        "FASTECHO_SERVICE_HOST": "10.0.0.7",
+        "FASTECHO_PORT_12345_TCP_PROTO": "tcp",
+        "FASTECHO_LOG_FORMAT": form,
+    }
+    daemon = Daemon(["127.0.0.1:0"], variables)
+    try:
+        daemon.wait_ready(2)
+        assert daemon.stop() == 0
+        said = [line for line in daemon.stderr.splitlines() if not line.startswith("waiting for ")]
+        assert ESCAPE not in daemon.stderr
+    finally:
+        daemon.discard()
+    warning, _summary = said
+    sentence = "FASTECHO_MAXFRAME is no setting: did you mean FASTECHO_MAX_FRAME?"
+    if form == "json":
+        found = json.loads(warning)
+        assert fields(found) == {}
+        assert (found["event"], found["level"]) == ("misspelt", "warning")
+        assert found["message"] == sentence
+    else:
+        assert warning == sentence

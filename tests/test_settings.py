@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
+import os
 import re
 import resource
 import sys
+import tempfile
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click.testing
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from processes import run
 
 import fastecho
-from fastecho import ConfigError, Server, cli, limits
+from fastecho import ConfigError, FastechoError, Server, cli, limits
 from fastecho import settings as settings_module
-from fastecho.settings import DEFAULT_LISTEN, Settings
+from fastecho.settings import DEFAULT_LISTEN, SETTINGS, Settings, load, misspelt
 
 TIMEOUTS = ["idle_timeout", "frame_timeout", "linger_timeout", "drain_timeout"]
 WHOLE = {"send_buffer": 2**30, "backlog": 2**31 - 1, "max_connections": 2**31 - 1}
@@ -53,10 +57,14 @@ def refusal(**settings: Any) -> str:
     return sentence
 
 
-def printed(*arguments: str) -> str:
-    """What `--print-config` prints."""
+def printed(*arguments: str, **variables: str) -> str:
+    """What `--print-config` prints, with these variables of fastecho's and no others."""
+    others = {name: None for name in os.environ if name.startswith("FASTECHO_")}
     outcome = click.testing.CliRunner().invoke(
-        cli.commands, [*arguments, "--print-config"], standalone_mode=False
+        cli.commands,
+        [*arguments, "--print-config"],
+        env={**others, **variables},
+        standalone_mode=False,
     )
     if outcome.exception:
         raise outcome.exception
@@ -328,3 +336,415 @@ def test_print_config_refuses_what_a_server_would() -> None:
     for words in (["--framing", "u7"], ["--prefix", "{x}"], ["--backlog", "0"]):
         with pytest.raises(fastecho.ConfigError):
             printed(*words)
+
+
+# -- flag, variable, key: which of them wins
+
+SIZES = st.integers(1, 2**30)
+COUNTS = st.integers(1, 2**31 - 1)
+SECONDS = st.integers(0, 10**9) | st.floats(0, 1e9)
+#: Right values of each, as a file has them, and such as go together with all others.
+RIGHT: dict[str, st.SearchStrategy[Any]] = {
+    "listen": st.lists(
+        st.sampled_from(["127.0.0.1:0", "tcp://:7", "udp://[::1]:8", "unix:/run/é"]), min_size=1
+    ),
+    "framing": st.sampled_from(["line", "raw", "u32", "u64le", "varint", "delimiter:0d0a"]),
+    "prefix": st.text(
+        st.characters(exclude_characters="{}\0\n\r", exclude_categories=["Cs"]), max_size=9
+    ),
+    "max_frame": SIZES,
+    "backend": st.sampled_from(["auto", "pure"]),
+    "max_connections": COUNTS,
+    "idle_timeout": SECONDS,
+    "frame_timeout": SECONDS,
+    "send_buffer": SIZES,
+    "linger_timeout": SECONDS,
+    "drain_timeout": SECONDS,
+    "backlog": COUNTS,
+    "verbose": st.booleans(),
+    "show_cuts": st.booleans(),
+    "log_format": st.sampled_from(["text", "json"]),
+}
+#: A wrong one of each, as a text.
+WRONG = {
+    "listen": "127.0.0.1",
+    "framing": "u7",
+    "prefix": "{x}",
+    "backend": "fast",
+    "verbose": "maybe",
+    "show_cuts": "2",
+    "log_format": "xml",
+    **dict.fromkeys(TIMEOUTS, "-1"),
+    **dict.fromkeys([*WHOLE, "max_frame"], "0"),
+}
+NAMES = list(SETTINGS)
+
+
+def variable(name: str) -> str:
+    return f"FASTECHO_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def words(name: str, value: Any) -> list[str]:
+    """The flag that says so."""
+    if name == "listen":
+        return list(value)
+    if isinstance(value, bool):
+        return [flag(name) if value else flag(f"no_{name}")]
+    return [f"{flag(name)}={value}"]
+
+
+def text(value: Any) -> str:
+    """The variable that says so."""
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def toml(value: Any) -> str:
+    """The value as a file has it; every character of a text as its number."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return "{}"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(each):08X}" for each in value) + '"'
+    return repr(value)
+
+
+def file_of(values: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
+
+
+def test_each_setting_has_values_here() -> None:
+    assert list(RIGHT) == NAMES == list(DEFAULTS)
+    assert set(WRONG) == set(NAMES)
+
+
+def layers_of(name: str) -> st.SearchStrategy[list[Any]]:
+    """What flag, variable and key say, from the winner down; None says nothing, True is wrong.
+
+    (A text or list in a tuple is the value, so that none of them is taken for a mark.)
+    """
+    said = st.none() | RIGHT[name].map(lambda value: (value,))
+    return st.lists(said | st.just(True), min_size=3, max_size=3).filter(judged_right)
+
+
+def judged_right(layers: list[Any]) -> bool:
+    winner = next((layer for layer in layers if layer is not None), None)
+    return winner is not True
+
+
+LAYERS = st.fixed_dictionaries({name: layers_of(name) for name in NAMES})
+
+
+@given(LAYERS)
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    layers: dict[str, list[Any]],
+) -> None:
+    """All settings at once; what is overridden may be as wrong as it likes."""
+    arguments, variables, keys, due = [], {}, {}, {}
+    for name, (first, second, third) in layers.items():
+        if first is not None:
+            arguments += words(name, first[0])
+        if second is not None:
+            variables[variable(name)] = WRONG[name] if second is True else text(second[0])
+            if variables[variable(name)] == "" and name != "prefix":
+                del variables[variable(name)]
+        if third is not None:
+            keys[name] = {} if third is True else third[0]
+        for said in (third, second, first):
+            due |= {} if said in (None, True) else {name: said[0]}
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
+        file.write(file_of(keys))
+        file.flush()
+        found = tomllib.loads(printed(*arguments, "--config", file.name, **variables))
+    in_force = tomllib.loads(printed())
+    in_force["max_frame"] = fastecho.framing.parse(due.get("framing", "line")).limit(None)
+    if due.get("framing") == "raw":
+        due["max_frame"] = found["max_frame"]  # its messages are bounded by one recv
+    assert found == in_force | due
+
+
+@given(st.fixed_dictionaries({}, optional=RIGHT))
+@example({})
+def test_what_is_printed_prints_itself(settings: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "any.toml")
+        file.write_text(file_of(settings), "utf-8")
+        first = printed("--config", str(file))
+        file.write_text(first, "utf-8")
+        assert printed("--config", str(file)) == first
+
+
+def test_what_is_printed_can_be_told_to_a_server() -> None:
+    """A file's names are the library's."""
+    config = tomllib.loads(printed("127.0.0.1:0", "--framing", "u16", "--verbose"))
+    with Server(**config) as server:
+        told = {name: getattr(server.settings, name) for name in NAMES}
+    assert told == {**config, "listen": ("127.0.0.1:0",)}
+
+
+# -- each setting under its three names
+
+
+def test_each_option_of_serve_is_a_setting_and_each_setting_an_option() -> None:
+    serve = importlib.import_module("fastecho.cli.serve").serve
+    options = [each.name for each in serve.params if each.name not in ("config", "print_config")]
+    fields = [each.name for each in dataclasses.fields(Settings)]
+    assert sorted(options) == sorted(fields) == sorted(NAMES)
+    assert list(tomllib.loads(printed())) == NAMES
+    said = serve.get_help(click.Context(serve))
+    assert all(f"{flag(name)} " in said for name in NAMES if name != "listen")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sentence_names_what_was_wrong(name: str, tmp_path: Path) -> None:
+    """The flag, the variable, the key and its file, or the library's setting."""
+    wrong = WRONG[name]
+    file = tmp_path / "my.toml"
+    file.write_text(f"{name} = {toml(wrong)}\n")
+    with pytest.raises(ConfigError) as told_by_variable:
+        load({}, {variable(name): wrong})
+    with pytest.raises(ConfigError) as told_by_key:
+        load({}, {}, str(file))
+    with pytest.raises(ConfigError) as told_by_setting:
+        Server(**{"listen": "127.0.0.1:0", name: wrong})
+    assert str(told_by_variable.value).startswith(variable(name))
+    assert str(told_by_key.value).startswith(f"{name} in {file}")
+    assert str(told_by_setting.value).startswith(name)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "listen"])
+def test_a_sentence_names_the_flag(name: str) -> None:
+    if not isinstance(SETTINGS[name].default, bool):
+        with pytest.raises((ConfigError, click.UsageError)) as told:
+            printed(f"{flag(name)}={WRONG[name]}")
+        assert flag(name) in told.value.args[0] or flag(name) in str(told.value.format_message())
+    else:
+        with pytest.raises(click.UsageError) as told_of_switch:
+            printed(f"{flag(name)}=1")
+        assert flag(name) in told_of_switch.value.format_message()
+
+
+# -- the file
+
+NO_SIZE = ["true", '"3"', "1.0", "1.5", "inf", "nan", "0", "-1", "[1]", "1979-05-27"]
+NO_TIME = ["true", '"3"', "inf", "-inf", "nan", "-1", "-0.1", "[1]", "1979-05-27", "1e10"]
+NO_TEXT = ["1", "true", "1.0", '["line"]', "{a = 1}", "07:32:00"]
+NO_SWITCH = ["1", "0", '"true"', '"yes"', "1.0", "[]"]
+NO_LIST = ["7", "true", "1.5", "[7]", '["127.0.0.1:7", 8]', '[["127.0.0.1:7"]]', "[]", '""', '[""]']
+NO_LIST += ['{"127.0.0.1:7" = 1}', r'"tcp://127.0.0.1\u0000b:7"']
+WRONG_TYPES = {
+    "listen": NO_LIST,
+    **dict.fromkeys(["framing", "prefix", "backend", "log_format"], NO_TEXT),
+    **dict.fromkeys([*WHOLE, "max_frame"], NO_SIZE),
+    **dict.fromkeys(TIMEOUTS, NO_TIME),
+    **dict.fromkeys(["verbose", "show_cuts"], NO_SWITCH),
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the current directory, not there yet."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "fastecho.toml"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_of_another_type_is_no_value(name: str, file: Path) -> None:
+    for literal in WRONG_TYPES[name]:
+        file.write_text(f"{name} = {literal}\n")
+        with pytest.raises(ConfigError) as caught:
+            load({}, {})
+        assert str(caught.value).startswith(f"{name} in fastecho.toml"), literal
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("literal", "listen"),
+    [
+        ('["tcp://:1", "unix:/a b"]', ("tcp://:1", "unix:/a b")),
+        ('["tcp://:1"]', ("tcp://:1",)),
+        ('"tcp://:1"', ("tcp://:1",)),
+        ('"tcp://:1 udp://:2"', ("tcp://:1", "udp://:2")),
+    ],
+)
+def test_listen_in_a_file_is_a_list_or_a_text(
+    literal: str, listen: tuple[str, ...], file: Path
+) -> None:
+    file.write_text(f"listen = {literal}\n")
+    assert load({}, {}).listen == listen
+
+
+def test_whole_seconds_are_seconds_too(file: Path) -> None:
+    file.write_text("idle_timeout = 3\nframe_timeout = 1e2\n")
+    loaded = load({}, {})
+    assert (loaded.idle_timeout, loaded.frame_timeout) == (3, 100.0)
+
+
+def test_no_file_is_no_error_unless_it_was_named(file: Path) -> None:
+    assert load({}, {}) == Settings()
+    with pytest.raises(FastechoError, match=r"^cannot read fastecho\.toml: no such file"):
+        load({}, {}, str(file.name))
+
+
+def test_an_empty_file_says_nothing(file: Path) -> None:
+    file.write_text("# nothing\n")
+    assert load({}, {}) == Settings()
+
+
+def test_the_file_of_the_current_directory_is_read_unless_another_is_named(
+    file: Path, tmp_path: Path
+) -> None:
+    file.write_text("backlog = 1\n")
+    for number in (2, 3):
+        tmp_path.joinpath(f"{number}.toml").write_text(f"backlog = {number}\n")
+    assert tomllib.loads(printed())["backlog"] == 1
+    assert tomllib.loads(printed(FASTECHO_CONFIG=""))["backlog"] == 1
+    assert tomllib.loads(printed(FASTECHO_CONFIG="2.toml"))["backlog"] == 2
+    assert tomllib.loads(printed("--config=3.toml", FASTECHO_CONFIG="2.toml"))["backlog"] == 3
+    assert tomllib.loads(printed("--config=3.toml", FASTECHO_CONFIG="gone"))["backlog"] == 3
+
+
+def test_another_file_replaces_that_of_the_current_directory(file: Path, tmp_path: Path) -> None:
+    file.write_text("this is no TOML")
+    tmp_path.joinpath("other.toml").write_text('prefix = ">"\n')
+    assert load({}, {}, "other.toml") == Settings(prefix=">")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("maxframe", "max_frame"),
+        ("max-frame", "max_frame"),
+        ("framming", "framing"),
+        ("Listen", "listen"),
+        ("log-format", "log_format"),
+        ("idle_timout", "idle_timeout"),
+    ],
+)
+def test_an_unknown_key_names_its_file_and_the_nearest(wrong: str, right: str, file: Path) -> None:
+    """Even where a flag says the right one: nothing else would tell."""
+    file.write_text(f"{wrong} = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load({right: None}, {})
+    due = f"unknown key in fastecho.toml: {wrong!r}: did you mean {right}?"
+    assert str(caught.value) == due
+
+
+# -- variables
+
+
+def test_an_empty_variable_is_as_good_as_none_but_for_the_prefix() -> None:
+    assert load({}, {variable(name): "" for name in NAMES}) == Settings(prefix="")
+
+
+@given(st.data())
+def test_switches_can_be_written_in_many_ways(data: st.DataObject) -> None:
+    on = data.draw(st.booleans())
+    right = ["1", "true", "yes", "on"] if on else ["0", "false", "no", "off"]
+    word = data.draw(st.sampled_from(right))
+    spelt = "".join(data.draw(st.sampled_from([each, each.upper()])) for each in word)
+    name = data.draw(st.sampled_from(["verbose", "show_cuts"]))
+    assert load({}, {variable(name): spelt}) == Settings.of(**{name: on})
+
+
+@pytest.mark.parametrize("word", ["2", "y", "t", "true ", "enabled", "None"])
+def test_anything_else_is_no_switch(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({}, {"FASTECHO_VERBOSE": word})
+    assert str(caught.value) == f"FASTECHO_VERBOSE must be true or false, not {word!r}"
+
+
+@pytest.mark.parametrize("name", ["verbose", "show_cuts"])
+def test_no_beats_true(name: str, file: Path) -> None:
+    file.write_text(f"{name} = true\n")
+    off = flag(f"no_{name}")
+    assert tomllib.loads(printed())[name] is True
+    assert tomllib.loads(printed(off))[name] is False
+    assert tomllib.loads(printed(off, **{variable(name): "yes"}))[name] is False
+    assert tomllib.loads(printed(off, flag(name)))[name] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("FASTECHO_MAXFRAME", "FASTECHO_MAX_FRAME"),
+        ("FASTECHO_FRAMMING", "FASTECHO_FRAMING"),
+        ("FASTECHO_MAX_CONECTIONS", "FASTECHO_MAX_CONNECTIONS"),
+        ("FASTECHO_LOGFORMAT", "FASTECHO_LOG_FORMAT"),
+        ("FASTECHO_DRAIN_TIMEOUTS", "FASTECHO_DRAIN_TIMEOUT"),
+    ],
+)
+def test_a_variable_nearly_right_is_named_once(name: str, right: str) -> None:
+    environ = {name: "1", "HOME": "/", right.removeprefix("FASTECHO_"): "1"}
+    assert misspelt(environ) == [f"{name} is no setting: did you mean {right}?"]
+    assert load({}, environ) == Settings()
+
+
+#: What Kubernetes sets in every container beside a service called fastecho.
+ORCHESTRATED = {
+    "FASTECHO_SERVICE_HOST": "10.0.0.7",
+    "FASTECHO_SERVICE_PORT": "12345",
+    "FASTECHO_SERVICE_PORT_ECHO": "12345",
+    "FASTECHO_PORT": "tcp://10.0.0.7:12345",
+    "FASTECHO_PORT_12345_TCP": "tcp://10.0.0.7:12345",
+    "FASTECHO_PORT_12345_TCP_PROTO": "tcp",
+    "FASTECHO_PORT_12345_TCP_PORT": "12345",
+    "FASTECHO_PORT_12345_TCP_ADDR": "10.0.0.7",
+}
+
+
+@pytest.mark.parametrize("own", ["FASTECHO_CONFIG", "FASTECHO_BUILD_EXT", "FASTECHO_BACKEND"])
+def test_variables_that_only_begin_like_ours_are_nobody_s_fault(own: str) -> None:
+    assert misspelt({**ORCHESTRATED, own: "pure"}) == []
+    assert load({}, ORCHESTRATED) == Settings()
+
+
+def found_or_said(
+    make: Callable[..., Settings], *arguments: Any, **settings: Any
+) -> Settings | ConfigError:
+    """The settings, or the one sentence that refuses them."""
+    try:
+        return make(*arguments, **settings)
+    except ConfigError as error:
+        return error
+
+
+def is_right(outcome: Settings | ConfigError) -> bool:
+    """Whether they are settings, and would be taken again."""
+    if isinstance(outcome, Settings):
+        return Settings.of(**vars(outcome)) == outcome
+    assert "\n" not in str(outcome)
+    return False
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"))))
+def test_any_variables_are_settings_or_a_sentence(texts: dict[str, str]) -> None:
+    outcome = found_or_said(load, {}, {variable(name): value for name, value in texts.items()})
+    assert is_right(outcome) or str(outcome).startswith("FASTECHO_")
+
+
+TOML_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.dates()
+    | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(NAMES), TOML_VALUES)
+def test_any_value_is_right_or_a_sentence_that_names_the_setting(name: str, value: Any) -> None:
+    """In a file, or told by a program."""
+    outcome = found_or_said(Settings.of, **{name: value})
+    assert is_right(outcome) or str(outcome).startswith(name)

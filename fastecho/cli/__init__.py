@@ -12,7 +12,8 @@ import importlib
 import os
 import platform
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,12 +49,13 @@ class Commands(click.Group):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _heard():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _heard():
             return super().invoke(ctx)
-        except BrokenPipeError:  # which click would report as status 1
-            hush()
-            sys.exit(BROKEN_PIPE)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         default = _command(DEFAULT)
@@ -63,13 +65,23 @@ class Commands(click.Group):
         return found + [item for item in more if item.value not in {one.value for one in found}]
 
 
+@contextmanager
+def _heard() -> Iterator[None]:
+    """End where whoever reads our output has seen enough (click would call that status 1)."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
 def _command(name: str) -> click.Command:
     command: click.Command = getattr(importlib.import_module(f".{name}", __name__), name)
     return command
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
+    if wanted and not ctx.resilient_parsing:
         python = f"{platform.python_implementation()} {platform.python_version()}"
         system = f"{platform.system()} {platform.machine()}"
         click.echo(f"fastecho {__version__} ({backends.describe()}; {python}; {system})")
@@ -80,7 +92,7 @@ HELP = """The TCP and UDP echo daemon that stamps every message with the time it
 
 \b
 fastecho                             serve 127.0.0.1:12345, TCP and UDP
-printf 'hello\\n' | fastecho client  send it a message, print its reply
+printf 'hello\\n' | fastecho client   send it a message, print its reply
 """
 
 
@@ -109,26 +121,19 @@ def main() -> None:
     try:
         status = commands.main(prog_name="fastecho", standalone_mode=False)
         if sys.stdout is not None:  # as after `>&-`
-            sys.stdout.flush()
+            with _heard():
+                sys.stdout.flush()
     except click.ClickException as error:
         fail(USAGE, error.format_message())
     except ConfigError as error:
         fail(USAGE, str(error))
     except FastechoError as error:
         fail(UNAVAILABLE, str(error))
-    except BrokenPipeError:
-        hush()
-        sys.exit(BROKEN_PIPE)
     except OSError as error:
         fail(UNAVAILABLE, os.strerror(error.errno) if error.errno else str(error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def hush() -> None:
-    """Whoever read our output has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(status: int, sentence: str) -> None:

@@ -16,7 +16,9 @@ class Coloured(logging.Formatter):
     """The sentence, in the colour of its level."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return click.style(super().format(record), fg=COLOURS.get(record.levelno))
+        colour = COLOURS.get(record.levelno)
+        plain = super().format(record)
+        return click.style(plain, fg=colour) if colour else plain
 
 
 class JsonLines(logging.Formatter):

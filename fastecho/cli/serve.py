@@ -16,6 +16,7 @@ import click
 from .. import backend as backends
 from .. import echo, framing
 from .. import prefix as prefixes
+from ..errors import ConfigError
 from ..events import say
 from ..server import Server, send_piece
 from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Settings, load, misspelt
@@ -108,7 +109,7 @@ def _shown(default: object) -> str:
 @click.option(
     "--config",
     metavar="FILE",
-    type=click.Path(),
+    type=click.Path(readable=False),  # `settings.load` says what is wrong with it
     envvar="FASTECHO_CONFIG",
     help=f"TOML file with settings (default {DEFAULT_FILE}, if there).",
 )
@@ -118,7 +119,7 @@ def serve(config: str | None, print_config: bool, **flags: Any) -> int:
     settings = load(flags, os.environ, config)
     _raise_descriptor_limit()
     if print_config:
-        click.echo(_config(settings))
+        click.echo(_encoded(_config(settings)))
         return 0
     chatty = settings.verbose or settings.show_cuts
     logs.set_up(settings.log_format, logging.INFO if chatty else logging.WARNING)
@@ -142,25 +143,28 @@ def _say_ready(server: Server) -> None:
             click.echo(f"waiting for connection ... {name} ({how})", err=True)
         else:
             click.echo(f"waiting for message ... {name} ({described})", err=True)
-    if sys.stderr.isatty():
-        click.echo(f"try: {_client_command(server)}", err=True)
+    if sys.stderr.isatty() and (command := _client_command(server)):
+        click.echo(f"try: {command}", err=True)
 
 
 def _client_command(server: Server) -> str:
-    """What gets a reply from this server, typed in the same directory."""
+    """What gets a reply from this server, typed in the same directory; empty: nothing simple."""
     import shlex
 
     settings, name = server.settings, server.addresses[0]
     words = [*_program(), "client"]
     if settings.framing != "line":
         words += ["--framing", settings.framing]
-    if settings.prefix != prefixes.DEFAULT:
+    if settings.framing.startswith("fixed:") and settings.prefix != prefixes.DEFAULT:
         words += ["--prefix", settings.prefix]
+        if prefixes.width(settings.prefix) is None:
+            return ""
     # Every address is no address to go to: this machine's own is.
     name = name.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     if name.removeprefix("tcp://") != DEFAULT_ADDRESS:
         words.append(name.removeprefix("tcp://"))
-    return shlex.join(words)
+    command = shlex.join(words)
+    return command if command.isprintable() and "\\" not in command else ""
 
 
 def _program() -> list[str]:
@@ -168,7 +172,7 @@ def _program() -> list[str]:
     import shutil  # its compressors weigh half a megabyte: not where nobody is told
 
     name = sys.argv[0]
-    if os.path.basename(name) == "__main__.py":
+    if os.path.basename(name) == "__main__.py" or not os.path.exists(name):
         return [sys.executable, "-m", __package__.partition(".")[0]]
     found = shutil.which("fastecho")
     return ["fastecho" if found and os.path.samefile(found, name) else name]
@@ -216,6 +220,15 @@ def _config(settings: Settings) -> str:
             f"#   {process / MIB:,.0f} MiB in this process, {kernel / MIB:,.0f} MiB in the kernel",
         ]
     )
+
+
+def _encoded(text: str) -> bytes:
+    """As TOML is written, whatever the locale (a path may hold bytes that are no text)."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        word = text.splitlines()[text.count("\n", 0, error.start)]
+        raise ConfigError(f"no file can say what is not valid Unicode: {word!r}") from None
 
 
 def _toml(value: object) -> str:
