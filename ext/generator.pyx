@@ -5,31 +5,43 @@ the head, the last right prefix, the number, what never changes. Python is asked
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close as close_fd
 
 from fastecho._native.calls cimport (
+    AF_UNIX,
     CMSG_DATA,
     CMSG_FIRSTHDR,
     CMSG_LEN,
     CMSG_NXTHDR,
     CMSG_SPACE,
+    IPPROTO_TCP,
     MSG_NOSIGNAL,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
     SOL_UDP,
+    TCP_NODELAY,
     UDP_GRO,
     UDP_SEGMENT,
     c_send,
+    c_socket,
     cmsghdr,
+    connect,
+    getpeername,
     iovec,
     mmsghdr,
     msghdr,
     recv,
     recvmmsg,
     sendmmsg,
+    setsockopt,
+    sockaddr,
 )
 from fastecho._native.selector cimport (
     EVENT_READ,
@@ -354,7 +366,7 @@ cdef class Channel(Handler):
 
     def fileno(self):
         """The descriptor; -1 once closed."""
-        return self.sock.fileno()
+        return self.fd if self.open else -1
 
     @property
     def flying(self):
@@ -368,6 +380,12 @@ cdef class Channel(Handler):
 
         Raises:
             OSError: it cannot.
+        """
+
+    def renew(self):
+        """Have each message of a stream go over a connection of its own, to the same address.
+
+        Its latency counts from before it connects.
         """
 
     def expire(self, int64_t now):
@@ -411,6 +429,11 @@ cdef class Channel(Handler):
         if self.open:
             self.open = False
             self.selector.remove(self.fd)
+            self.hang_up()
+        return 0
+
+    cdef int hang_up(self) except -1:
+        if self.sock is not None:
             self.sock.close()
         return 0
 
@@ -437,6 +460,14 @@ cdef class StreamChannel(Channel):
     def __dealloc__(self):
         PyMem_Free(self.kept)
         PyMem_Free(self.held)
+        if self.sock is None and self.open:
+            close_fd(self.fd)
+
+    def renew(self):
+        self.peer_size = sizeof(self.peer)
+        if getpeername(self.fd, <sockaddr*> &self.peer, &self.peer_size) < 0:
+            PyErr_SetFromErrno(OSError)
+        self.renewed = True
 
     cdef int handle(self, int mask) except -1:
         """The descriptor is ready."""
@@ -543,7 +574,39 @@ cdef class StreamChannel(Channel):
             self.owner.wrong(self, str(wrong), source.received[used:size])
             return 0
         self.hold(source.received + used, size - used)
+        if self.renewed and self.in_flight() == 0 and self.allowed() > 0:
+            self.reconnect()
         return self.send_more(now, False)
+
+    cdef int hang_up(self) except -1:
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+        else:
+            close_fd(self.fd)
+        return 0
+
+    cdef int reconnect(self) except -1:
+        """Hang up, and connect anew; what is sent before that is done waits for it."""
+        cdef int one = 1
+        self.selector.remove(self.fd)
+        self.hang_up()
+        self.writing = False
+        self.open = False
+        self.fd = c_socket(self.peer.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+        if self.fd < 0:
+            self.owner.ended(self, addresses.reason(errno))
+            return 0
+        self.open = True    # its descriptor is ours to close
+        if self.peer.ss_family != AF_UNIX:
+            setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        if (
+            connect(self.fd, <sockaddr*> &self.peer, self.peer_size) < 0
+            and errno not in (EINPROGRESS, EINTR)
+        ):
+            return self.end(addresses.reason(errno))
+        self.selector.add(self.fd, self, EVENT_READ, self)
+        return 0
 
     cdef int match(
         self, const char* data, size_t size, int64_t now, size_t* used

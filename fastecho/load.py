@@ -69,6 +69,7 @@ class Plan:
         rate: messages a second, of all connections together; None: a closed loop.
         arrivals: `uniform` or `poisson`, in open loop.
         timeout: for a connection, and for a reply.
+        connect_per_message: whether each message goes over a connection of its own.
         gso: whether the kernel cuts and joins datagrams (UDP_SEGMENT, UDP_GRO).
         seed: of sizes and times.
         pid: of the server, for what it costs.
@@ -91,6 +92,7 @@ class Plan:
     rate: float | None = None
     arrivals: str = "uniform"
     timeout: float = limits.REPLY_TIMEOUT
+    connect_per_message: bool = False
     gso: bool = False
     seed: int = 1
     pid: int | None = None
@@ -111,6 +113,8 @@ class Plan:
             raise ConfigError(f"rate must be above 0, up to 1e9 a second, not {self.rate!r}")
         if self.arrivals not in ("uniform", "poisson"):
             raise ConfigError(f"arrivals must be uniform or poisson, not {self.arrivals!r}")
+        if self.connect_per_message and (self.pipeline > 1 or self.udp):
+            raise ConfigError("a connection for each message is a stream's, with a pipeline of 1")
         if self.framing == "raw" and self.pipeline > 1:
             raise ConfigError("raw has no boundaries between replies: it needs a pipeline of 1")
 
@@ -376,13 +380,15 @@ class Load:
                     index,
                 )
                 self._channels.append(channel)
+                if plan.connect_per_message:
+                    channel.renew()
                 if self._datagrams:
                     channel.timeout = round(plan.timeout * SECOND)
                     if plan.gso:
                         channel.offload(64)
             if self._schedule is not None:
                 self._schedule.channels.extend(self._channels)
-            self._close = undo.pop_all().close
+            self.close = undo.pop_all().close
 
     def run(self, progress: Callable[[Interval], None] = lambda _: None) -> Result:
         """Do it.
@@ -410,8 +416,20 @@ class Load:
             self._finish()
             self._conclude(before)
         finally:
-            self._close()
+            self.close()
         return result
+
+    def window(self, seconds: float) -> int:
+        """Drive the server for so long, and wait for the last replies; how many came.
+
+        Between two windows nothing is in flight. Whoever calls this instead of `run` calls `close`.
+        """
+        before = self._tally.received
+        self._tally.left = 2**62
+        self._start()
+        self._turn_until(time.monotonic() + seconds)
+        self._finish()
+        return self._tally.received - before
 
     def stop(self) -> None:
         """End early, with what there is so far; may be called from a signal handler."""
@@ -489,6 +507,8 @@ class Load:
                 if self._over or not self._look():
                     return
                 look = now + LOOK
+            elif not self._tally.left and not self._flying:
+                return
             if self._schedule is None:
                 self._selector.dispatch(min(end, look) - now)
             else:

@@ -13,6 +13,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SHUT_WR
         SOCK_CLOEXEC
         SOCK_NONBLOCK
+        SOCK_STREAM
         SOL_SOCKET
         SO_TIMESTAMPNS
     ctypedef unsigned int socklen_t
@@ -43,6 +44,9 @@ cdef extern from "<sys/socket.h>" nogil:
     unsigned char* CMSG_DATA(cmsghdr* control)
     size_t CMSG_LEN(size_t length)
     size_t CMSG_SPACE(size_t length)
+    int c_socket "socket"(int family, int kind, int protocol)
+    int connect(int fd, const sockaddr* address, socklen_t length)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
     int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void* buffer, size_t size, int flags)
@@ -56,6 +60,7 @@ cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP
         IPPROTO_IPV6
+        IPPROTO_TCP
         IP_PKTINFO
         IPV6_PKTINFO
         IPV6_RECVPKTINFO
@@ -80,6 +85,10 @@ cdef extern from "<netinet/in.h>" nogil:
         uint32_t sin6_scope_id
     uint16_t ntohs(uint16_t value)
     uint32_t ntohl(uint32_t value)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
 
 cdef extern from "<netinet/udp.h>" nogil:
     enum:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
+from fastecho._native.calls cimport sockaddr_storage, socklen_t
 from fastecho._native.selector cimport Handler, SelectorCore
 
 # One kind of message, and of reply: the head, the prefix, then the body of what was sent.
@@ -106,6 +107,7 @@ cdef class Channel(Handler):
     cdef int note_lateness(self, uint64_t first, int64_t now) except -1
     cdef int watch(self, bint writing) except -1
     cdef int shut(self) except -1
+    cdef int hang_up(self) except -1
     cdef int end(self, str why) except -1
     cdef int failed(self, int number) except -1
 
@@ -115,7 +117,11 @@ cdef class StreamChannel(Channel):
     cdef size_t kept_size
     cdef char* held               # bytes of a reply that is not complete
     cdef size_t held_size
+    cdef bint renewed             # its connection, for each message
+    cdef sockaddr_storage peer
+    cdef socklen_t peer_size
 
+    cdef int reconnect(self) except -1
     cdef size_t build(self, int64_t count, int64_t now) noexcept
     cdef int push(self, const char* data, size_t size) except -1
     cdef int receive(self) except -1

@@ -18,6 +18,7 @@ What is sent, to whom and for how long is decided by `fastecho.load`. Contract:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from array import array
@@ -297,6 +298,12 @@ class Channel:
             OSError: it cannot.
         """
 
+    def renew(self) -> None:
+        """Have each message of a stream go over a connection of its own, to the same address.
+
+        Its latency counts from before it connects.
+        """
+
     def expire(self, now: int) -> None:
         """Give up on datagrams that have been in flight for longer than the timeout."""
 
@@ -342,6 +349,10 @@ class StreamChannel(Channel):
         self._times = [0] * self.pipeline
         self._unsent = b""
         self._held = b""
+        self._renewed = False
+
+    def renew(self) -> None:
+        self._renewed = True
 
     def fill(self, now: int, on_time: bool = False) -> None:
         while self.open and not self._unsent and (count := self._allowed()) > 0:
@@ -407,7 +418,29 @@ class StreamChannel(Channel):
             self.close()
             self.owner.wrong(self, str(wrong), self._held + data)
             return
+        if self._renewed and not self.flying and self._allowed() > 0:
+            self._reconnect()
         self.fill(now)
+
+    def _reconnect(self) -> None:
+        """Hang up, and connect anew; what is sent before that is done waits for it."""
+        family, kind, peer = self._sock.family, self._sock.type, self._sock.getpeername()
+        self.selector.unregister(self)
+        self._sock.close()
+        self._writing = False
+        try:
+            self._sock = socket.socket(family, kind)
+            self._sock.setblocking(False)
+            if family != socket.AF_UNIX:
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            number = self._sock.connect_ex(peer)
+            if number not in (0, errno.EINPROGRESS):
+                raise OSError(number, os.strerror(number))
+            self.selector.register(self, EVENT_READ, self)
+        except OSError as error:
+            self.open = False
+            self._sock.close()
+            self.owner.ended(self, reason(error.errno or 0))
 
     def _match(self, data: bytes, now: int) -> bytes:
         """Verify the replies in `data`; what is left of it."""
