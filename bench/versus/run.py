@@ -5,10 +5,10 @@ every reply verified). What is compared is the processor time that the server's 
 message, user and system: the throughput of a closed loop measures wake-ups as much as work.
 
 The machine is noisy, and slower at some times than at others. So a window is 0.1 s, a round has a
-window of each peer and then the same in the reverse order, and a figure is the median over the rounds
-of the ratio to the yardstick in the same round, with the interval in which the median lies with 95%.
-The yardstick stands in each round twice, as two processes: their ratio is what the method makes of
-no difference at all, and if it is off by more than 2% the figures are not published.
+window of each peer and then the same in the reverse order, and a figure is the median over the
+rounds of the ratio to the yardstick in the same round, with the interval in which the median lies
+with 95%. The yardstick stands in each round twice, as two processes: their ratio is what the method
+makes of no difference at all, and if it is off by more than 2% the figures are not published.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 import check  # noqa: E402
 from peers import KINDS, Peer, PeerError, Server, available, named, started  # noqa: E402
 
-from fastecho.load import Load, Plan, add, histogram  # noqa: E402
+from fastecho.load import Load, Plan  # noqa: E402
 
 YARDSTICK = "epoll"
 #: The yardstick's second process.
