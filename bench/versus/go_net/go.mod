@@ -1,0 +1,3 @@
+module versus/go_net
+
+go 1.21
