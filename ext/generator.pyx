@@ -143,6 +143,7 @@ cdef class Source:
         cdef int i
         cdef size_t k
         cdef Shape* shape
+        cdef bytes frame
         cdef const char* symbols = PyBytes_AS_STRING(digits)
         self.kinds = [Kind(*each) for each in kinds]
         self.order = list(order)
@@ -202,12 +203,18 @@ cdef class Source:
 
     cdef int take_heads(self, list heads) except -1:
         cdef size_t k
-        if len(heads) != len(self.kinds):
+        cdef bytes head
+        cdef list own = list(heads)    # nobody changes it while C points into it
+        if len(own) != len(self.kinds):
             raise ValueError("a head for each kind of message is needed")
-        for k in range(<size_t> len(heads)):
-            self.shapes[k].head = PyBytes_AS_STRING(heads[k])
-            self.shapes[k].head_size = <size_t> PyBytes_GET_SIZE(heads[k])
-        self.heads = heads
+        for head in own:
+            if head is None:
+                raise TypeError("a head must be bytes")
+        for k in range(<size_t> len(own)):
+            head = own[k]
+            self.shapes[k].head = PyBytes_AS_STRING(head)
+            self.shapes[k].head_size = <size_t> PyBytes_GET_SIZE(head)
+        self.heads = own
         return 0
 
     cdef int make_room(self, size_t held) except -1:
@@ -316,8 +323,10 @@ cdef class Schedule:
         cdef list touched = []
         cdef Channel channel
         cdef int64_t due = self.due_at(self.next)
+        if <uint64_t> len(self.channels) < self.count:
+            raise IndexError("a schedule without its channels")
         while due <= now:
-            channel = <Channel> self.channels[self.next % self.count]
+            channel = <Channel?> self.channels[self.next % self.count]
             channel.owed += 1
             if not channel.touched:
                 channel.touched = True
@@ -632,7 +641,9 @@ cdef class StreamChannel(Channel):
                     data[at:at + longest], source.payload_of(shape, number)
                 )
                 if prefix is None:
-                    return 0
+                    if longest < total + LARGEST:
+                        return 0
+                    raise WrongReply("it does not end where it should")
                 source.adopt(prefix)
                 total = shape.head_size + source.prefix_size + shape.size - shape.start
                 if not same_reply(source, data + at, size - at, shape, number):
@@ -670,8 +681,9 @@ cdef class DatagramChannel(Channel):
         self.segments = 1
         self.latest = -1
         self.times = <int64_t*> PyMem_Calloc(REMEMBERED, sizeof(int64_t))
+        self.sent_at = <int64_t*> PyMem_Calloc(REMEMBERED, sizeof(int64_t))
         self.states = <uint8_t*> PyMem_Calloc(REMEMBERED, 1)
-        if self.times == NULL or self.states == NULL:
+        if self.times == NULL or self.sent_at == NULL or self.states == NULL:
             raise MemoryError
         if self.source.batch == NULL:
             self.source.batch = new_batch()
@@ -679,6 +691,7 @@ cdef class DatagramChannel(Channel):
 
     def __dealloc__(self):
         PyMem_Free(self.states)
+        PyMem_Free(self.sent_at)
 
     def offload(self, int segments):
         self.sock.setsockopt(SOL_UDP, UDP_GRO, 1)
@@ -689,7 +702,7 @@ cdef class DatagramChannel(Channel):
         while self.oldest < self.sent:
             slot = self.oldest % REMEMBERED
             if self.states[slot] == FLYING:
-                if now - self.times[slot] <= self.timeout:
+                if now - self.sent_at[slot] <= self.timeout:
                     return
                 self.lose(slot)
             self.oldest += 1
@@ -763,7 +776,7 @@ cdef class DatagramChannel(Channel):
         while count > 0 and size + source.largest <= source.room:
             shape = source.shape(n)
             if (
-                messages == 0 or shape.size != alike
+                messages == 0 or shape.size != alike or alike == 0
                 or batch.counts[messages - 1] >= self.segments or length + alike > 65_000
             ):
                 if messages == BATCH:
@@ -818,6 +831,7 @@ cdef class DatagramChannel(Channel):
                 self.oldest += 1
             self.states[slot] = FLYING
             self.times[slot] = now if self.schedule is None else self.due_of(self.sent)
+            self.sent_at[slot] = now
             self.sent += 1
         self.tally.sent += <uint64_t> count
         self.tally.left -= count
@@ -836,10 +850,11 @@ cdef class DatagramChannel(Channel):
         cdef int64_t n = self.replied(data, size)
         cdef size_t slot
         if n < 0:
-            prefix = self.source.judge.of_datagram(data[:size])
-            if prefix is not None:
+            for prefix in self.source.judge.of_datagram(data[:size]):
                 self.source.adopt(prefix)
                 n = self.replied(data, size)
+                if n >= 0:
+                    break
         if n < 0:
             self.tally.corrupt += 1
             self.owner.wrong(self, "it replies to nothing that was sent", data[:size])
@@ -866,9 +881,8 @@ cdef class DatagramChannel(Channel):
         """Which message this is the reply to, if its prefix is the last right one; -1: none."""
         cdef Source source = self.source
         cdef const char* body = data + source.prefix_size
-        cdef Shape* shape
         cdef size_t length, i, digits
-        cdef uint64_t number = 0, last = self.sent - 1, n
+        cdef uint64_t number = 0, last = self.sent - 1, n, step, first, each
         cdef uint8_t value
         if size < source.prefix_size or memcmp(data, source.prefix_text, source.prefix_size):
             return -1
@@ -879,14 +893,34 @@ cdef class DatagramChannel(Channel):
             if value == NO_DIGIT:
                 return -1
             number = number << 4 | value
-        n = (self.base + last - number) & ((<uint64_t> 1 << (4 * digits)) - 1)
+        step = <uint64_t> 1 << (4 * digits)
+        n = (self.base + last - number) & (step - 1)
         if self.sent == 0 or n > last:
             return -1
         n = last - n
-        shape = source.shape(n)
-        if shape.length != length or not source.same_body(body, shape, self.base + n):
-            return -1
-        return <int64_t> n
+        # A short number comes again soon: the oldest message that waits for this reply has it.
+        first = n if n <= self.oldest else n - (n - self.oldest) // step * step
+        each = first
+        while each <= n:
+            if self.states[each % REMEMBERED] == FLYING and self.sends(each, body, length):
+                return <int64_t> each
+            each += step
+        each = n
+        while True:
+            if self.sends(each, body, length):
+                return <int64_t> each
+            if each == first:
+                return -1
+            each -= step
+
+    cdef inline bint sends(self, uint64_t n, const char* payload, size_t size) noexcept:
+        """Whether this is the payload of message n."""
+        cdef Shape* shape = self.source.shape(n)
+        return (
+            shape.length == size
+            and shape.size - shape.start == size
+            and self.source.same_body(payload, shape, self.base + n)
+        )
 
 
 cdef inline bint same_reply(

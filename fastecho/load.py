@@ -17,7 +17,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 #: The longest latency that a histogram tells from longer ones: an hour.
 LONGEST = 3_600 * SECOND
+#: More messages than any run sends.
+EVER = 2**62
 #: Messages after which their sizes come in the same order again.
 ORDER = 4_096
 #: Bytes that all kinds of message may have together; else a range of sizes is drawn more coarsely.
@@ -102,15 +104,18 @@ class Plan:
         limits.within("connections", self.connections, 1, 2**20)
         limits.within("pipeline", self.pipeline, 1, 2**16)
         limits.seconds("warmup", self.warmup)
-        limits.seconds("timeout", self.timeout)
+        if not limits.seconds("timeout", self.timeout):
+            raise ConfigError("timeout must be above 0 seconds")
         if self.duration is not None:
             limits.seconds("duration", self.duration)
         if self.messages is not None:
             limits.within("messages", self.messages, 1, 2**62)
         if self.duration is None and self.messages is None:
             raise ConfigError("a run needs a duration or a number of messages")
-        if self.rate is not None and not 0 < self.rate <= 1e9:
-            raise ConfigError(f"rate must be above 0, up to 1e9 a second, not {self.rate!r}")
+        if self.rate is not None and not _is_rate(self.rate):
+            raise ConfigError(f"rate must be from 0.001 to 1e9 a second, not {self.rate!r}")
+        if self.pid is not None:
+            limits.within("pid", self.pid, 1, 2**31 - 1)
         if self.arrivals not in ("uniform", "poisson"):
             raise ConfigError(f"arrivals must be uniform or poisson, not {self.arrivals!r}")
         if self.connect_per_message and (self.pipeline > 1 or self.udp):
@@ -224,7 +229,7 @@ def sizes(text: str) -> list[tuple[int, int, float]]:
     parts = []
     for part in text.split(","):
         found = re.fullmatch(
-            r"(\d{1,10})(?:-(\d{1,10}))?(?::(\d{1,9}(?:\.\d{1,9})?))?", part.strip()
+            r"(\d{1,10})(?:-(\d{1,10}))?(?::(\d{1,9}(?:\.\d{1,9})?))?", part.strip(), re.ASCII
         )
         least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not found or least > most or most > limits.MAX_FRAME_CEILING:
@@ -237,18 +242,29 @@ def sizes(text: str) -> list[tuple[int, int, float]]:
     return parts
 
 
+def _is_rate(value: object) -> bool:
+    """Whether a schedule can have it, with times that 64 bits can hold."""
+    return isinstance(value, (int, float)) and 0.001 <= value <= 1e9
+
+
 class Messages:
     """What is sent, and the judge of what comes back (`_pure.generator.Judge`)."""
 
     def __init__(self, plan: Plan, twin: Twin, engine: Engine, stream: bool) -> None:
         self._template = plan.prefix
         self._form = prefix.form(plan.prefix)
-        longest = twin.Stamper(prefix.parse(plan.prefix)).longest
+        twin.Stamper(prefix.parse(plan.prefix))  # or it says why not
+        self._longest = prefix.longest(plan.prefix)
         cut = framing.parse(plan.framing) if stream else framing.parse("raw")
-        self._raw = cut.spec == "raw"
-        self._encoder = cut.codec(twin, limits.MAX_FRAME_CEILING if cut.capacity is None else None)
-        self._numbered = cut.capacity is not None or cut.spec in ("varint", "netstring")
-        self._decoder = _decoder(cut, twin, plan.prefix, longest)
+        if cut.delimiter is not None:
+            prefix.check_delimiter(plan.prefix, cut.delimiter)
+        self._stream, self._raw = stream, cut.spec == "raw"
+        self._width = prefix.width(plan.prefix)
+        self._varying = cut.spec in ("varint", "netstring")
+        self._numbered = cut.capacity is not None or self._varying
+        self._overhead = cut.overhead
+        self._trailer = len(cut.delimiter or (b"," if cut.spec == "netstring" else b""))
+        self._encoder = cut.codec(twin, _room(cut))
         random_ = random.Random(plan.seed)
         forbidden = set(cut.delimiter or b"")
         letters = bytes(octet for octet in range(0x21, 0x7F) if octet not in forbidden)
@@ -260,8 +276,20 @@ class Messages:
         place = {size: k for k, size in enumerate(sorted(set(drawn)))}
         self.order = [place[size] for size in drawn]
         self._lengths = sorted({kind.length for kind in self.kinds}, reverse=True)
+        self._heads: dict[int, list[bytes]] = {}
+        most = self._longest + self._lengths[0]
+        if cut.capacity is not None and most > cut.capacity:
+            raise ConfigError(
+                f"{cut.spec} announces at most {cut.capacity:,} bytes: a reply can have {most:,}"
+            )
+        self._decoder = _decoder(cut, twin, plan.prefix, most)
 
     def heads(self, width: int) -> list[bytes]:
+        if width not in self._heads:
+            self._heads[width] = self._heads_for(width)
+        return self._heads[width]
+
+    def _heads_for(self, width: int) -> list[bytes]:
         if not self._numbered:
             return [b""] * len(self.kinds)
         found = []
@@ -274,9 +302,9 @@ class Messages:
         from ._pure.generator import WrongReply
 
         if self._raw:
-            if not data.endswith(payload):
+            if not self._is_whole(data, payload):
                 return None
-            message = data
+            message = data if self._width is None else data[: self._width + len(payload)]
         else:
             codec = self._decoder.fresh()
             messages = codec.feed(data)
@@ -288,33 +316,46 @@ class Messages:
         if not message.endswith(payload):
             raise WrongReply("it does not end with the message it answers")
         found = message[: len(message) - len(payload)]
-        if not self._form.fullmatch(found):
+        if not self._fits(found):
             raise WrongReply(f"its prefix is none of {self._template!r}")
         return found
 
-    def of_datagram(self, data: bytes) -> bytes | None:
-        for length in self._lengths:
-            found = data[: len(data) - length]
-            if len(data) >= length and self._form.fullmatch(found):
-                return found
-        return None
+    def of_datagram(self, data: bytes) -> list[bytes]:
+        ends = [len(data) - length for length in self._lengths if len(data) >= length]
+        return [data[:end] for end in ends if self._fits(data[:end])]
+
+    def _fits(self, found: bytes) -> bool:
+        """Whether a prefix is one that the template can render."""
+        return len(found) <= self._longest and bool(self._form.fullmatch(found))
+
+    def _is_whole(self, data: bytes, payload: bytes) -> bool:
+        """Whether a reply without boundaries is all there, or can be none any more."""
+        room = self._longest if self._width is None else self._width
+        if len(data) >= room + len(payload):
+            return True
+        found = data[: len(data) - len(payload)]
+        return self._width is None and data.endswith(payload) and self._fits(found)
 
     def _kind(self, size: int, letters: bytes, random_: random.Random, engine: Engine) -> Kind:
         """A message that takes so many bytes on the wire."""
-        payload = bytes(random_.choices(letters, k=size))
-        for length in range(size, max(size - 64, 0) - 1, -1):
+        table = bytes(letters[octet % len(letters)] for octet in range(256))
+        payload = random_.randbytes(size).translate(table)
+        if not self._stream:
+            return engine.Kind(payload, 0, size)
+        for overhead in range(self._overhead + 1) if self._varying else (self._overhead,):
+            length = size - overhead
             try:
-                frame = self._encoder.encode(payload[:length])
+                frame = self._encoder.encode(payload[:length]) if length >= 0 else b""
             except ValueError:
                 continue
-            if len(frame) == size:
-                return engine.Kind(frame, frame.rindex(payload[:length]), length)
+            if length >= 0 and len(frame) == size:
+                return engine.Kind(frame, size - self._trailer - length, length)
         raise ConfigError(f"no message takes {size} bytes on the wire here")
 
 
 def _draw(parts: list[tuple[int, int, float]], random_: random.Random) -> list[int]:
     """The sizes of so many messages as have an order."""
-    few = max(1, min(ORDER, KINDS_BYTES // max(most for _, most, _ in parts)))
+    few = max(1, min(ORDER, KINDS_BYTES // max(1, *(most for _, most, _ in parts))))
     choices = random_.choices(parts, [weight for _, _, weight in parts], k=ORDER)
     pool = [random_.randint(least, most) for least, most, _ in choices[:few]]
     if all(least == most for least, most, _ in parts):
@@ -322,8 +363,17 @@ def _draw(parts: list[tuple[int, int, float]], random_: random.Random) -> list[i
     return pool if len(pool) == ORDER else random_.choices(pool, k=ORDER)
 
 
-def _decoder(cut: framing.Framing, twin: Twin, template: str, longest: int) -> Codec:
-    """The codec of replies."""
+def _room(cut: framing.Framing) -> int | None:
+    """The longest message that a frame can have; None: the framing says."""
+    if cut.fixed is not None:
+        return None
+    if cut.capacity is None or cut.capacity < 1:
+        return limits.MAX_FRAME_CEILING
+    return min(cut.capacity, limits.MAX_FRAME_CEILING)
+
+
+def _decoder(cut: framing.Framing, twin: Twin, template: str, most: int) -> Codec:
+    """The codec of replies, of which none is longer than that."""
     if cut.fixed is not None:
         width = prefix.width(template)
         if width is None:
@@ -332,7 +382,7 @@ def _decoder(cut: framing.Framing, twin: Twin, template: str, longest: int) -> C
                 f" which those of {template!r} have not"
             )
         return twin.FixedCodec(cut.fixed + width)
-    return cut.codec(twin, limits.MAX_FRAME_CEILING if cut.capacity is None else None)
+    return cut.codec(twin, max(1, min(most, limits.MAX_FRAME_CEILING)))
 
 
 class Load:
@@ -352,7 +402,7 @@ class Load:
         self.backend = twin.name
         messages = Messages(plan, twin, engine, target.is_stream)
         source = engine.Source(messages.kinds, messages.order, messages.digits, messages)
-        self._stopped = False
+        self._stopped = self._stuck = False
         #: Right replies when they were last looked at, and when there were fewer.
         self._received, self._moved = -1, 0
         self._tally: Tally = engine.Tally(0)
@@ -385,7 +435,7 @@ class Load:
                 if self._datagrams:
                     channel.timeout = round(plan.timeout * SECOND)
                     if plan.gso:
-                        channel.offload(64)
+                        _offload(channel)
             if self._schedule is not None:
                 self._schedule.channels.extend(self._channels)
             self.close = undo.pop_all().close
@@ -398,21 +448,24 @@ class Load:
         """
         plan, tally, result = self.plan, self._tally, self.result
         try:
-            tally.left = 2**62
-            self._start()
-            self._turn_until(time.monotonic() + plan.warmup)
+            if plan.warmup:
+                tally.left = EVER
+                self._start()
+                self._turn_until(time.monotonic() + plan.warmup)
             before = self._counts()
             tally.latency.take()
             tally.lateness.take()
-            if plan.messages is not None:
-                tally.left = plan.messages
+            tally.left = EVER if plan.messages is None else plan.messages
             cpu, server_cpu = time.process_time(), _cpu_of(plan.pid)
             start = time.monotonic()
+            if not plan.warmup:
+                self._start()
             self._measure(start, before["received"], progress)
             result.seconds = time.monotonic() - start
             result.cpu = time.process_time() - cpu
             if server_cpu is not None:
-                result.server_cpu = (_cpu_of(plan.pid) or server_cpu) - server_cpu
+                with suppress(FastechoError):  # it may have died
+                    result.server_cpu = (_cpu_of(plan.pid) or server_cpu) - server_cpu
             self._finish()
             self._conclude(before)
         finally:
@@ -492,19 +545,26 @@ class Load:
 
     @property
     def _flying(self) -> int:
+        """Messages whose replies did not come, and may never."""
         return sum(channel.flying for channel in self._channels)
 
     @property
+    def _waiting(self) -> bool:
+        """Whether a reply can still come."""
+        return any(channel.open and channel.flying for channel in self._channels)
+
+    @property
     def _over(self) -> bool:
-        done = self._tally.left == 0 and not self._flying
-        return self._stopped or done or not any(channel.open for channel in self._channels)
+        done = self._stopped or self._stuck or (self._tally.left == 0 and not self._waiting)
+        return done or not any(channel.open for channel in self._channels)
 
     def _turn_until(self, end: float) -> None:
         """Serve the channels until then, or until there is nothing more to do."""
         look = 0.0
         while (now := time.monotonic()) < end:
             if now >= look:
-                if self._over or not self._look():
+                self._look()
+                if self._over:
                     return
                 look = now + LOOK
             elif not self._tally.left and not self._flying:
@@ -522,17 +582,17 @@ class Load:
         if wait > 0:  # select(2) waits for microseconds where epoll_wait(2) has milliseconds
             select.select([self._selector], [], [], wait / SECOND)
 
-    def _look(self) -> bool:
-        """Find what takes too long; whether to go on."""
+    def _look(self) -> None:
+        """Find what takes too long."""
         now = time.monotonic_ns()
         if self._datagrams:
             for channel in self._channels:
                 channel.expire(now)
                 channel.fill(now)
-            return True
-        if self._received != self._tally.received or not self._flying:
+        elif self._received != self._tally.received or not self._waiting:
             self._received, self._moved = self._tally.received, now
-        return now - self._moved < self.plan.timeout * SECOND
+        else:
+            self._stuck = now - self._moved >= self.plan.timeout * SECOND
 
     def _finish(self) -> None:
         """Send no more, and wait for the replies to what was sent."""
@@ -551,8 +611,21 @@ class Load:
         result.sent, result.received = since.pop("sent"), since.pop("received")
         result.bytes_out, result.bytes_in = since.pop("bytes_out"), since.pop("bytes_in")
         result.datagrams = since
-        if not self._datagrams and not self._stopped:
+        if self._stopped:  # nobody waited for what is in flight
+            return
+        if self._datagrams:
+            since["lost"] += self._flying
+        else:
             result.missing = self._flying
+
+
+def _offload(channel: Channel) -> None:
+    try:
+        channel.offload(limits.DATAGRAM_BATCH)
+    except OSError as error:
+        raise FastechoError(
+            f"the kernel does not cut and join datagrams here: {dial.explain(error)}"
+        ) from error
 
 
 def _cpu_of(pid: int | None) -> float | None:

@@ -21,13 +21,17 @@ _LETTER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _PRINTABLE = frozenset(range(0x20, 0x7F))
 _SIGN = frozenset(b"+-")
 #: How tokens look, a letter for each byte: `A` a letter, `9` a digit, `+` a sign, `_` a digit or
-#: a space, `*` any printable bytes. Other tokens are digits.
+#: a space, `*` any printable bytes. Other tokens are digits. `host` is somebody's: another's is
+#: not known here.
 _FORMS = {
     "ctime": "AAA AAA __ 99:99:99 9999",
     "iso": "9999-99-99T99:99:99.999999+99:99",
     "utc": "9999-99-99T99:99:99.999999999Z",
     "peer": "*",
+    "host": "*",
 }
+#: A host's name has at most 255 bytes (gethostname(2)), a process's number ten digits.
+_LONGEST = {**TOKENS, "host": 255, "pid": 10}
 _WIDTHS = {name: len(form) for name, form in _FORMS.items() if "*" not in form}
 _CLASSES = {"A": _LETTER, "9": _DIGIT, "+": _SIGN, "_": _DIGIT | {0x20}, "*": _PRINTABLE}
 _CLASS_FORMS = {
@@ -46,6 +50,14 @@ def parse(template: str) -> tuple[bytes | str, ...]:
     Raises:
         ConfigError: an unknown name, a format spec, a lone brace; the text lists what is right.
     """
+    own = {"host": socket.gethostname().encode(), "pid": b"%d" % os.getpid()}
+    return tuple(
+        own.get(piece, piece) if isinstance(piece, str) else piece for piece in _cut(template)
+    )
+
+
+def _cut(template: str) -> list[bytes | str]:
+    """As `parse`, with `host` and `pid` still names."""
     parts: list[bytes | str] = []
     for match in _PIECE.finditer(template):
         name, lone = match.groups()
@@ -56,33 +68,34 @@ def parse(template: str) -> tuple[bytes | str, ...]:
         if name is None:
             piece = match[0]
             parts.append({"{{": b"{", "}}": b"}"}.get(piece) or _encode(template, piece))
-        elif name in TOKENS:
+        elif name in NAMES:
             parts.append(name)
-        elif name == "host":
-            parts.append(socket.gethostname().encode())
-        elif name == "pid":
-            parts.append(b"%d" % os.getpid())
         else:
             raise ConfigError(
                 f"prefix {template!r} has no token {{{name}}}: choose from"
                 f" {' '.join('{' + known + '}' for known in NAMES)}"
             )
-    return tuple(parts)
+    return parts
 
 
 def width(template: str) -> int | None:
-    """Bytes of the prefix, if each rendering has as many, whoever renders it; else None."""
-    parts = parse(template)
-    own = any(match[1] in ("host", "pid") for match in _PIECE.finditer(template))
-    if own or any(part not in _WIDTHS for part in parts if isinstance(part, str)):
+    """Bytes of the prefix, if each rendering has as many, whatever server made it; else None."""
+    parts = _cut(template)
+    if any(part not in _WIDTHS for part in parts if isinstance(part, str)):
         return None
     return sum(len(part) if isinstance(part, bytes) else _WIDTHS[part] for part in parts)
 
 
+def longest(template: str) -> int:
+    """The most bytes that a rendering by any server can have."""
+    parts = _cut(template)
+    return sum(len(part) if isinstance(part, bytes) else _LONGEST[part] for part in parts)
+
+
 def form(template: str) -> re.Pattern[bytes]:
-    """What matches any rendering of the template, and little else."""
+    """What matches any rendering of the template by any server, and little else."""
     pieces = []
-    for part in parse(template):
+    for part in _cut(template):
         if isinstance(part, bytes):
             pieces.append(re.escape(part))
         elif part in _FORMS:

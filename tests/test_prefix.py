@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference import LONGEST
 
 from fastecho import prefix
+from fastecho._pure.stamping import Stamper
 from fastecho.errors import ConfigError
 
 TOKENS = sorted(LONGEST)
@@ -92,6 +93,58 @@ def test_a_lone_brace_is_refused(template: str) -> None:
 def test_what_is_no_unicode_is_refused() -> None:
     with pytest.raises(ConfigError):
         prefix.parse("\ud800")
+
+
+# -- as others render it
+
+
+@given(
+    template=st.lists(
+        st.sampled_from(
+            [*(f"{{{name}}}" for name in prefix.NAMES), "a", "[", "]", "(.*", "é", "{{"]
+        )
+    ).map("".join),
+    now=st.integers(0, 2**63 - 1),
+    seq=st.integers(0, 2**64 - 1),
+    peer=st.sampled_from([b"", b"127.0.0.1:7", b"[::1]:50123", b"unix:/a b"]),
+)
+def test_every_rendering_has_the_form(template: str, now: int, seq: int, peer: bytes) -> None:
+    made = Stamper(prefix.parse(template)).render(now, seq, 2**30, peer)
+    assert prefix.form(template).fullmatch(made)
+    assert len(made) <= prefix.longest(template)
+    assert prefix.width(template) in (None, len(made))
+
+
+@pytest.mark.parametrize(
+    ("template", "other", "width"),
+    [
+        ("{pid}/", b"4194304/", None),
+        ("{host}>", b"somewhere-else.example>", None),
+        ("[{ctime}]", b"[Sun Nov  1 00:00:00 1970]", 26),
+        ("", b"", 0),
+        ("é", "é".encode(), 2),
+    ],
+)
+def test_another_server_renders_it_too(template: str, other: bytes, width: int | None) -> None:
+    assert prefix.form(template).fullmatch(other)
+    assert prefix.width(template) == width
+
+
+@pytest.mark.parametrize(
+    ("template", "other"),
+    [
+        ("[{ctime}]", b"[Sun Nov 22 11:36:4x 2026]"),
+        ("[{ctime}]", b"[Sun Nov 22 11:36:40 2026"),
+        ("{utc}", b"2026-11-22T11:36:40.12345678Z"),
+        ("{seq}", b""),
+        ("{seq}", b"-1"),
+        ("a.c", b"abc"),
+        ("{peer}", b"\n"),
+        ("", b"x"),
+    ],
+)
+def test_what_no_server_renders(template: str, other: bytes) -> None:
+    assert not prefix.form(template).fullmatch(other)
 
 
 # -- against the delimiter

@@ -131,6 +131,7 @@ cdef class StreamChannel(Channel):
 cdef class DatagramChannel(Channel):
     cdef int segments
     cdef uint8_t* states
+    cdef int64_t* sent_at
     cdef uint64_t oldest
     cdef int64_t latest
 
@@ -140,4 +141,5 @@ cdef class DatagramChannel(Channel):
     cdef int64_t receive_batch(self) except -1
     cdef int take(self, const char* data, size_t size, int64_t now) except -1
     cdef int64_t replied(self, const char* data, size_t size) noexcept
+    cdef bint sends(self, uint64_t n, const char* payload, size_t size) noexcept
     cdef int lose(self, size_t slot) except -1

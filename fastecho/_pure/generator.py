@@ -72,8 +72,8 @@ class Judge(Protocol):
             WrongReply: it is no reply to a message with this payload.
         """
 
-    def of_datagram(self, data: bytes) -> bytes | None:
-        """The prefix of a datagram, whatever it replies to; None: it can be no reply."""
+    def of_datagram(self, data: bytes) -> list[bytes]:
+        """What can be the prefix of a datagram, whatever it replies to."""
 
 
 class Owner(Protocol):
@@ -412,11 +412,12 @@ class StreamChannel(Channel):
             return
         now = time.monotonic_ns()
         self.tally.bytes_in += len(data)
+        self._held += data
         try:
-            self._held = self._match(self._held + data, now)
+            self._match(now)
         except WrongReply as wrong:
             self.close()
-            self.owner.wrong(self, str(wrong), self._held + data)
+            self.owner.wrong(self, str(wrong), self._held)
             return
         if self._renewed and not self.flying and self._allowed() > 0:
             self._reconnect()
@@ -442,28 +443,37 @@ class StreamChannel(Channel):
             self._sock.close()
             self.owner.ended(self, reason(error.errno or 0))
 
-    def _match(self, data: bytes, now: int) -> bytes:
-        """Verify the replies in `data`; what is left of it."""
-        source, at = self.source, 0
-        while at < len(data):
-            if not self.flying:
-                raise WrongReply("more came than was asked for")
-            kind, number = source.kind(self.answered), self.base + self.answered
+    def _match(self, now: int) -> None:
+        """Verify the replies that are held, and hold them no more."""
+        at = 0
+        try:
+            while at < len(self._held) and (size := self._check(self._held, at)):
+                at += size
+                self._answered(now)
+        finally:
+            self._held = self._held[at:]
+
+    def _check(self, data: bytes, at: int) -> int:
+        """Bytes of the right reply that begins there; 0: more of it has to come."""
+        source = self.source
+        if not self.flying:
+            raise WrongReply("more came than was asked for")
+        kind, number = source.kind(self.answered), self.base + self.answered
+        reply = source.reply(kind, number)
+        if len(data) - at < len(reply) and reply.startswith(data[at:]):
+            return 0
+        if not data.startswith(reply, at):
+            longest = len(reply) + MAX_DATAGRAM  # no prefix is longer
+            prefix = source.judge.prefix(data[at : at + longest], source.payload(kind, number))
+            if prefix is None:
+                if len(data) - at >= longest:
+                    raise WrongReply("it does not end where it should")
+                return 0
+            source.adopt(prefix)
             reply = source.reply(kind, number)
-            if len(data) - at < len(reply) and reply.startswith(data[at:]):
-                break
             if not data.startswith(reply, at):
-                longest = len(reply) + MAX_DATAGRAM  # no prefix is longer
-                prefix = source.judge.prefix(data[at : at + longest], source.payload(kind, number))
-                if prefix is None:
-                    break
-                source.adopt(prefix)
-                reply = source.reply(kind, number)
-                if not data.startswith(reply, at):
-                    raise WrongReply("its header is not that of its length")
-            at += len(reply)
-            self._answered(now)
-        return data[at:]
+                raise WrongReply("its header is not that of its length")
+        return len(reply)
 
     def _answered(self, now: int) -> None:
         n = self.answered
@@ -478,6 +488,7 @@ class DatagramChannel(Channel):
 
     def _set_up(self) -> None:
         self._times = array("q", bytes(8 * WINDOW))
+        self._sent_at = array("q", bytes(8 * WINDOW))
         self._states = bytearray(WINDOW)
         self._oldest = 0
         self._latest = -1
@@ -511,7 +522,7 @@ class DatagramChannel(Channel):
         while self._oldest < self.sent:
             slot = self._oldest % WINDOW
             if self._states[slot] == FLYING:
-                if now - self._times[slot] <= self.timeout:
+                if now - self._sent_at[slot] <= self.timeout:
                     return
                 self._lose(slot)
             self._oldest += 1
@@ -534,6 +545,7 @@ class DatagramChannel(Channel):
             self._oldest += 1
         self._states[slot] = FLYING
         self._times[slot] = now if self.schedule is None else self._due(n)
+        self._sent_at[slot] = now
         self.sent += 1
         self.tally.sent += 1
         self.tally.left -= 1
@@ -551,10 +563,11 @@ class DatagramChannel(Channel):
         """Find what a datagram replies to, and count it."""
         n = self._replied(data)
         if n is None:
-            prefix = self.source.judge.of_datagram(data)
-            if prefix is not None:
+            for prefix in self.source.judge.of_datagram(data):
                 self.source.adopt(prefix)
                 n = self._replied(data)
+                if n is not None:
+                    break
         if n is None:
             self.tally.corrupt += 1
             self.owner.wrong(self, "it replies to nothing that was sent", data)
@@ -586,7 +599,19 @@ class DatagramChannel(Channel):
         if number is None:
             return None
         last = self.sent - 1
-        n = last - ((self.base + last - number) & (1 << 4 * min(len(body), NUMBER)) - 1)
-        if n < 0 or body != source.payload(source.kind(n), self.base + n):
-            return None
-        return n
+        step = 1 << 4 * min(len(body), NUMBER)
+        n = last - ((self.base + last - number) & step - 1)
+        # A short number comes again soon: the oldest message that waits for this reply has it.
+        first = n - max(n - self._oldest, 0) // step * step
+        for each in range(first, n + 1, step):
+            if self._states[each % WINDOW] == FLYING and self._sends(each, body):
+                return each
+        for each in range(n, first - 1, -step):
+            if self._sends(each, body):
+                return each
+        return None
+
+    def _sends(self, n: int, payload: bytes) -> bool:
+        """Whether this is the payload of message n."""
+        source = self.source
+        return n >= 0 and payload == source.payload(source.kind(n), self.base + n)
