@@ -64,7 +64,8 @@ class Plan:
         connections: how many there are.
         pipeline: messages in flight at most, on each connection.
         size: of a request on the wire, header or terminator included: `64`, `40-80`, or a mix
-            with weights, `64:90,1400:10`.
+            with weights, `64:90,1400:10`. Of a range, a size that no message has (13 bytes of
+            netstring) is one less.
         duration: of the measurement; None: until `messages` are answered.
         messages: of the measurement, at most; None: any number.
         warmup: before the measurement.
@@ -271,9 +272,12 @@ class Messages:
         if len(letters) < 16:
             raise ConfigError(f"{plan.framing} leaves too few letters for a payload")
         self.digits = bytes(random_.sample(letters, 16))
-        drawn = _draw(sizes(plan.size), random_)
-        self.kinds = [self._kind(size, letters, random_, engine) for size in sorted(set(drawn))]
-        place = {size: k for k, size in enumerate(sorted(set(drawn)))}
+        parts = sizes(plan.size)
+        drawn = _draw(parts, random_)
+        named = {least for least, most, _ in parts if least == most}
+        asked = sorted(set(drawn))
+        self.kinds = [self._kind(size, letters, random_, engine, size in named) for size in asked]
+        place = {size: k for k, size in enumerate(asked)}
         self.order = [place[size] for size in drawn]
         self._lengths = sorted({kind.length for kind in self.kinds}, reverse=True)
         self._heads: dict[int, list[bytes]] = {}
@@ -309,8 +313,10 @@ class Messages:
             codec = self._decoder.fresh()
             messages = codec.feed(data)
             if not messages:
+                if codec.error is not None and codec.error.reason == "too_long":
+                    raise WrongReply("it is longer than any right one")
                 if codec.error is not None:
-                    raise WrongReply(str(codec.error))
+                    raise WrongReply(f"it is no frame: {codec.error.detail}")
                 return None
             message = messages[0]
         if not message.endswith(payload):
@@ -336,8 +342,10 @@ class Messages:
         found = data[: len(data) - len(payload)]
         return self._width is None and data.endswith(payload) and self._fits(found)
 
-    def _kind(self, size: int, letters: bytes, random_: random.Random, engine: Engine) -> Kind:
-        """A message that takes so many bytes on the wire."""
+    def _kind(
+        self, size: int, letters: bytes, random_: random.Random, engine: Engine, exact: bool
+    ) -> Kind:
+        """A message that takes so many bytes on the wire; or one less, where none takes as many."""
         table = bytes(letters[octet % len(letters)] for octet in range(256))
         payload = random_.randbytes(size).translate(table)
         if not self._stream:
@@ -350,6 +358,8 @@ class Messages:
                 continue
             if length >= 0 and len(frame) == size:
                 return engine.Kind(frame, size - self._trailer - length, length)
+        if self._varying and not exact and size:
+            return self._kind(size - 1, letters, random_, engine, exact=True)
         raise ConfigError(f"no message takes {size} bytes on the wire here")
 
 
@@ -413,7 +423,7 @@ class Load:
         with ExitStack() as undo:
             self._selector = undo.enter_context(closing(twin.Selector()))
             for index in range(plan.connections):
-                sock = next(target.dial(plan.timeout))
+                sock = _dial(target, plan.timeout, index)
                 undo.callback(sock.close)
                 sock.setblocking(False)
                 if target.protocol == "tcp":
@@ -617,6 +627,16 @@ class Load:
             since["lost"] += self._flying
         else:
             result.missing = self._flying
+
+
+def _dial(target: dial.Target, timeout: float, opened: int) -> socket.socket:
+    """One more connection."""
+    try:
+        return next(target.dial(timeout))
+    except OSError as error:
+        raise FastechoError(
+            f"cannot open more than {opened:,} connections to {target.name}: {dial.explain(error)}"
+        ) from error
 
 
 def _offload(channel: Channel) -> None:
