@@ -197,6 +197,7 @@ cdef class Source:
         """This prefix was right."""
         if len(prefix) != len(self.prefix):
             self.take_heads(self.judge.heads(len(prefix)))
+        self.judged = True
         self.prefix = prefix
         self.prefix_text = PyBytes_AS_STRING(prefix)
         self.prefix_size = <size_t> PyBytes_GET_SIZE(prefix)
@@ -633,9 +634,12 @@ cdef class StreamChannel(Channel):
             number = self.base + self.answered
             at = used[0]
             total = shape.head_size + source.prefix_size + shape.size - shape.start
-            if size - at < total and source.begins(data + at, size - at, shape, number):
+            if (
+                source.judged and size - at < total
+                and source.begins(data + at, size - at, shape, number)
+            ):
                 return 0
-            if not same_reply(source, data + at, size - at, shape, number):
+            if not source.judged or not same_reply(source, data + at, size - at, shape, number):
                 longest = min(size - at, total + LARGEST)    # no prefix is longer
                 prefix = source.judge.prefix(
                     data[at:at + longest], source.payload_of(shape, number)
@@ -884,7 +888,10 @@ cdef class DatagramChannel(Channel):
         cdef size_t length, i, digits
         cdef uint64_t number = 0, last = self.sent - 1, n, step, first, each
         cdef uint8_t value
-        if size < source.prefix_size or memcmp(data, source.prefix_text, source.prefix_size):
+        if (
+            not source.judged or size < source.prefix_size
+            or memcmp(data, source.prefix_text, source.prefix_size)
+        ):
             return -1
         length = size - source.prefix_size
         digits = min(length, <size_t> DIGITS)

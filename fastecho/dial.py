@@ -5,6 +5,7 @@ HOST:PORT is TCP unless UDP is asked for; an empty HOST is this machine; `fd://`
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -48,12 +49,15 @@ class Target:
 
         Raises:
             FastechoError: there is none, or no more.
+            OSError: no descriptor is left.
         """
         failure: OSError | None = None
         for family, address in self._addresses():
             try:
                 sock = self._connected(family, address, min(timeout, LONGEST_WAIT))
             except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise  # which is not for want of a server
                 failure = error
             else:
                 yield sock

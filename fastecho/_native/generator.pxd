@@ -46,6 +46,7 @@ cdef class Source:
     cdef size_t mask
     cdef uint16_t pairs[256]      # two digits
     cdef uint8_t values[256]      # of a digit; 255: none
+    cdef readonly bint judged     # whether any prefix was right yet
     cdef const char* prefix_text
     cdef size_t prefix_size
     cdef size_t largest           # frame

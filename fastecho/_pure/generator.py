@@ -147,6 +147,8 @@ class Source:
         self.judge = judge
         self.prefix = b""
         self.heads = judge.heads(0)
+        #: Whether any prefix was right yet.
+        self.judged = False
         self._values = {digit: value for value, digit in enumerate(digits)}
 
     def kind(self, n: int) -> int:
@@ -171,6 +173,7 @@ class Source:
         if len(prefix) != len(self.prefix):
             self.heads = self.judge.heads(len(prefix))
         self.prefix = prefix
+        self.judged = True
 
     def number(self, body: bytes) -> int | None:
         """The number at the start of a payload, as far as it is there."""
@@ -460,9 +463,9 @@ class StreamChannel(Channel):
             raise WrongReply("more came than was asked for")
         kind, number = source.kind(self.answered), self.base + self.answered
         reply = source.reply(kind, number)
-        if len(data) - at < len(reply) and reply.startswith(data[at:]):
+        if source.judged and len(data) - at < len(reply) and reply.startswith(data[at:]):
             return 0
-        if not data.startswith(reply, at):
+        if not source.judged or not data.startswith(reply, at):
             longest = len(reply) + MAX_DATAGRAM  # no prefix is longer
             prefix = source.judge.prefix(data[at : at + longest], source.payload(kind, number))
             if prefix is None:
@@ -592,7 +595,7 @@ class DatagramChannel(Channel):
     def _replied(self, data: bytes) -> int | None:
         """Which message this is the reply to, if its prefix is the last right one."""
         source = self.source
-        if not data.startswith(source.prefix):
+        if not source.judged or not data.startswith(source.prefix):
             return None
         body = data[len(source.prefix) :]
         number = source.number(body)
