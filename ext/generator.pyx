@@ -4,7 +4,7 @@ A message is written straight into the send buffer and its reply compared in pla
 the head, the last right prefix, the number, what never changes. Python is asked about the rest.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOBUFS, ENOMEM, errno
@@ -154,6 +154,7 @@ cdef class Source:
         if len(digits) != 16 or len(self.order) & (len(self.order) - 1) or not self.order:
             raise ValueError("16 digits are needed, and an order of 2**n kinds")
         self.shapes = <Shape*> PyMem_Calloc(len(self.kinds), sizeof(Shape))
+        self.count = <size_t> len(self.kinds)
         self.turns = <uint16_t*> PyMem_Malloc(len(self.order) * sizeof(uint16_t))
         if self.shapes == NULL or self.turns == NULL:
             raise MemoryError
@@ -184,9 +185,18 @@ cdef class Source:
         self.out = <char*> PyMem_Malloc(self.room)
         if self.out == NULL:
             raise MemoryError
+        self.epoch = 1
+        self.uniform = len(self.kinds) == 1 and self.largest > 0
+        if self.uniform:    # then only the numbers are written for each
+            for k in range(self.room // self.largest):
+                memcpy(self.out + k * self.largest, self.shapes[0].frame, self.largest)
         self.make_room(0)
 
     def __dealloc__(self):
+        cdef size_t k
+        if self.shapes != NULL:
+            for k in range(self.count):
+                PyMem_Free(self.shapes[k].reply)
         PyMem_Free(self.shapes)
         PyMem_Free(self.turns)
         PyMem_Free(self.out)
@@ -198,6 +208,7 @@ cdef class Source:
         if len(prefix) != len(self.prefix):
             self.take_heads(self.judge.heads(len(prefix)))
         self.judged = True
+        self.epoch += 1
         self.prefix = prefix
         self.prefix_text = PyBytes_AS_STRING(prefix)
         self.prefix_size = <size_t> PyBytes_GET_SIZE(prefix)
@@ -239,9 +250,10 @@ cdef class Source:
             memcpy(text + 2 * i, &self.pairs[number >> (8 * (DIGITS // 2 - 1 - i)) & 255], 2)
 
     cdef inline size_t write(self, char* out, const Shape* shape, uint64_t number) noexcept:
-        """Write a message as it goes on the wire; its size."""
+        """Write a message as it goes on the wire, to where the buffer of all is; its size."""
         cdef char text[DIGITS]
-        memcpy(out, shape.frame, shape.size)
+        if not self.uniform:
+            memcpy(out, shape.frame, shape.size)
         self.put_number(text, number)
         if shape.digits == DIGITS:
             memcpy(out + shape.start, text, DIGITS)
@@ -249,46 +261,41 @@ cdef class Source:
             memcpy(out + shape.start, text + DIGITS - shape.digits, shape.digits)
         return shape.size
 
-    cdef inline bint same_body(
-        self, const char* data, const Shape* shape, uint64_t number
-    ) noexcept:
-        """Whether these bytes are the body of this message."""
+    cdef inline const char* expect(self, Shape* shape, uint64_t number) except NULL:
+        """The reply to this message, with the last right prefix."""
         cdef char text[DIGITS]
-        cdef size_t digits = shape.digits
+        if shape.epoch != self.epoch:
+            self.renew(shape)
         self.put_number(text, number)
-        return (
-            memcmp(data, text + DIGITS - digits, digits) == 0
-            and memcmp(
-                data + digits, shape.frame + shape.start + digits,
-                shape.size - shape.start - digits,
-            ) == 0
-        )
+        if shape.digits == DIGITS:
+            memcpy(shape.reply + shape.number_at, text, DIGITS)
+        else:
+            memcpy(shape.reply + shape.number_at, text + DIGITS - shape.digits, shape.digits)
+        return shape.reply
 
-    cdef bint begins(
-        self, const char* data, size_t size, const Shape* shape, uint64_t number
-    ) noexcept:
-        """Whether so few bytes can be the beginning of the reply to this message."""
-        cdef char text[DIGITS]
-        cdef size_t digits = shape.digits, part = min(size, shape.head_size)
-        if memcmp(data, shape.head, part):
-            return False
-        data += part
-        size -= part
-        part = min(size, self.prefix_size)
-        if memcmp(data, self.prefix_text, part):
-            return False
-        data += part
-        size -= part
-        part = min(size, digits)
-        self.put_number(text, number)
-        if memcmp(data, text + DIGITS - digits, part):
-            return False
-        return memcmp(data + part, shape.frame + shape.start + part, size - part) == 0
+    cdef int renew(self, Shape* shape) except -1:
+        """Lay out the reply to this kind of message anew: the prefix is another one."""
+        cdef size_t body = shape.size - shape.start
+        cdef size_t size = shape.head_size + self.prefix_size + body
+        cdef char* reply = <char*> PyMem_Realloc(shape.reply, max(size, <size_t> 1))
+        if reply == NULL:
+            raise MemoryError
+        memcpy(reply, shape.head, shape.head_size)
+        memcpy(reply + shape.head_size, self.prefix_text, self.prefix_size)
+        memcpy(reply + shape.head_size + self.prefix_size, shape.frame + shape.start, body)
+        shape.reply = reply
+        shape.reply_size = size
+        shape.number_at = shape.head_size + self.prefix_size
+        shape.epoch = self.epoch
+        return 0
 
     cdef bytes payload_of(self, const Shape* shape, uint64_t number):
-        cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> shape.size)
-        self.write(PyBytes_AS_STRING(frame), shape, number)
-        return frame[shape.start:shape.start + shape.length]
+        cdef char text[DIGITS]
+        self.put_number(text, number)
+        return (
+            text[DIGITS - shape.digits:DIGITS]
+            + shape.frame[shape.start + shape.digits:shape.start + shape.length]
+        )
 
 
 cdef class Schedule:
@@ -626,20 +633,21 @@ cdef class StreamChannel(Channel):
         cdef Tally tally = self.tally
         cdef Shape* shape
         cdef uint64_t number
-        cdef size_t at, total, longest
+        cdef const char* reply
+        cdef size_t at, total, part, longest
         while used[0] < size:
             if self.sent == self.answered:
                 raise WrongReply("more came than was asked for")
             shape = source.shape(self.answered)
             number = self.base + self.answered
             at = used[0]
-            total = shape.head_size + source.prefix_size + shape.size - shape.start
-            if (
-                source.judged and size - at < total
-                and source.begins(data + at, size - at, shape, number)
-            ):
-                return 0
-            if not source.judged or not same_reply(source, data + at, size - at, shape, number):
+            reply = source.expect(shape, number)
+            total = shape.reply_size
+            part = min(size - at, total)
+            if source.judged and memcmp(data + at, reply, part) == 0:
+                if part < total:
+                    return 0
+            else:
                 longest = min(size - at, total + LARGEST)    # no prefix is longer
                 prefix = source.judge.prefix(
                     data[at:at + longest], source.payload_of(shape, number)
@@ -649,8 +657,9 @@ cdef class StreamChannel(Channel):
                         return 0
                     raise WrongReply("it does not end where it should")
                 source.adopt(prefix)
-                total = shape.head_size + source.prefix_size + shape.size - shape.start
-                if not same_reply(source, data + at, size - at, shape, number):
+                reply = source.expect(shape, number)
+                total = shape.reply_size
+                if size - at < total or memcmp(data + at, reply, total):
                     raise WrongReply("its header is not that of its length")
             used[0] = at + total
             tally.latency.add(
@@ -881,7 +890,7 @@ cdef class DatagramChannel(Channel):
             self.latest = max(self.latest, n)
         return 0
 
-    cdef int64_t replied(self, const char* data, size_t size) noexcept:
+    cdef int64_t replied(self, const char* data, size_t size) except -2:
         """Which message this is the reply to, if its prefix is the last right one; -1: none."""
         cdef Source source = self.source
         cdef const char* body = data + source.prefix_size
@@ -909,38 +918,22 @@ cdef class DatagramChannel(Channel):
         first = n if n <= self.oldest else n - (n - self.oldest) // step * step
         each = first
         while each <= n:
-            if self.states[each % REMEMBERED] == FLYING and self.sends(each, body, length):
+            if self.states[each % REMEMBERED] == FLYING and self.sends(each, data, size):
                 return <int64_t> each
             each += step
         each = n
         while True:
-            if self.sends(each, body, length):
+            if self.sends(each, data, size):
                 return <int64_t> each
             if each == first:
                 return -1
             each -= step
 
-    cdef inline bint sends(self, uint64_t n, const char* payload, size_t size) noexcept:
-        """Whether this is the payload of message n."""
+    cdef int sends(self, uint64_t n, const char* data, size_t size) except -1:
+        """Whether this is the reply to message n."""
         cdef Shape* shape = self.source.shape(n)
-        return (
-            shape.length == size
-            and shape.size - shape.start == size
-            and self.source.same_body(payload, shape, self.base + n)
-        )
-
-
-cdef inline bint same_reply(
-    Source source, const char* data, size_t size, const Shape* shape, uint64_t number
-) noexcept:
-    """Whether these bytes begin with the reply to this message, with the last right prefix."""
-    cdef size_t head = shape.head_size, prefix = source.prefix_size
-    return (
-        size >= head + prefix + shape.size - shape.start
-        and memcmp(data, shape.head, head) == 0
-        and memcmp(data + head, source.prefix_text, prefix) == 0
-        and source.same_body(data + head + prefix, shape, number)
-    )
+        cdef const char* reply = self.source.expect(shape, self.base + n)
+        return shape.reply_size == size and memcmp(data, reply, size) == 0
 
 
 cdef Batch* new_batch() except NULL:

@@ -14,6 +14,10 @@ cdef struct Shape:
     size_t head_size
     size_t length       # of the payload
     size_t digits       # of the number at its start
+    char* reply         # to a message of this kind, but for its number
+    size_t reply_size
+    size_t number_at    # in the reply
+    uint64_t epoch      # of the prefix in it
 
 cdef class Histogram:
     cdef uint64_t* counts
@@ -47,6 +51,9 @@ cdef class Source:
     cdef uint16_t pairs[256]      # two digits
     cdef uint8_t values[256]      # of a digit; 255: none
     cdef readonly bint judged     # whether any prefix was right yet
+    cdef uint64_t epoch           # of the prefix
+    cdef bint uniform             # one kind only
+    cdef size_t count             # of kinds
     cdef const char* prefix_text
     cdef size_t prefix_size
     cdef size_t largest           # frame
@@ -59,10 +66,8 @@ cdef class Source:
     cdef Shape* shape(self, uint64_t n) noexcept
     cdef size_t write(self, char* out, const Shape* shape, uint64_t number) noexcept
     cdef void put_number(self, char* text, uint64_t number) noexcept
-    cdef bint same_body(self, const char* data, const Shape* shape, uint64_t number) noexcept
-    cdef bint begins(
-        self, const char* data, size_t size, const Shape* shape, uint64_t number
-    ) noexcept
+    cdef const char* expect(self, Shape* shape, uint64_t number) except NULL
+    cdef int renew(self, Shape* shape) except -1
     cdef bytes payload_of(self, const Shape* shape, uint64_t number)
     cdef int take_heads(self, list heads) except -1
     cdef int make_room(self, size_t held) except -1
@@ -141,6 +146,6 @@ cdef class DatagramChannel(Channel):
     cdef int note_sent(self, int count, int64_t now) except -1
     cdef int64_t receive_batch(self) except -1
     cdef int take(self, const char* data, size_t size, int64_t now) except -1
-    cdef int64_t replied(self, const char* data, size_t size) noexcept
-    cdef bint sends(self, uint64_t n, const char* payload, size_t size) noexcept
+    cdef int64_t replied(self, const char* data, size_t size) except -2
+    cdef int sends(self, uint64_t n, const char* data, size_t size) except -1
     cdef int lose(self, size_t slot) except -1
