@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from workloads import BACKENDS, Workload, combinations, workload
+
+from fastecho.workloads import BACKENDS, Workload, combinations, workload
 
 #: CPU time: what else the machine does is not the codec's.
 pytestmark = pytest.mark.benchmark(timer=time.process_time, max_time=0.25, disable_gc=True)

@@ -3,20 +3,24 @@
 The map. Imports point down, or left within a row::
 
     cli/            the commands; one file each: parse, call one function
-    load  client    the other end of the socket: many messages measured; one after the other
+    load  ping  client
+                    the other end of the socket: many messages measured; one at a time, and the two
+                    clocks; a conversation
+    comparison  workloads
+                    native against pure, and the work that it is measured by
     server          settings become listeners on a loop, served until stopped, then drained
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering
-    framing  prefix  echo  sockets  dial  loop
-                    specs to codecs; templates to parts; the two as a library;
-                    LISTEN words to bound sockets; a client's way to them; the selector loop
+    framing  prefix  echo  sockets  clocks  dial  loop
+                    specs to codecs; templates to parts; the two as a library; LISTEN words to bound
+                    sockets; a server's clock beside ours; a client's way to it; the selector loop
     backend         the one choice between the twins
     _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams; and
                     generator, the engine of load
-    addresses  timestamps  events  limits  errors
-                    how an address is written; what of a stamp is constant for a second; log
-                    lines; every bound and its reason; the error tree
+    machine  addresses  timestamps  events  limits  errors
+                    what a measurement was made on; how an address is written; what of a stamp is
+                    constant for a second; log lines; every bound and its reason; the error tree
 
 `_pure` is the specification; `_native` is compiled from `ext/` and behaves the same, byte for byte.
 

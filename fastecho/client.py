@@ -93,7 +93,7 @@ class Client:
         cut = framing.parse(spec)
         self._codec = cut.codec(twin, max_frame)
         self._reply_spec, self._reply_limit = (
-            _replies(cut, self._codec.max_frame, template)
+            replies(cut, self._codec.max_frame, template)
             if self._target.is_stream
             else ("raw", None)
         )
@@ -287,7 +287,7 @@ def quoted(data: bytes) -> str:
     return f"{repr(data[:_SHOWN])[1:]}{more}"
 
 
-def _replies(cut: framing.Framing, longest: int, template: str) -> tuple[str, int | None]:
+def replies(cut: framing.Framing, longest: int, template: str) -> tuple[str, int | None]:
     """The framing of replies, and their longest: a message and whatever prefix there can be."""
     if cut.fixed is not None:
         width = prefix.width(template)

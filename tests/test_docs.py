@@ -52,7 +52,9 @@ VARYING = {
     r"\bpid:? \d+": "<pid>",
     r"(?<=:)\d{4,5}\b|(?<=', )\d{4,5}\b": "<port>",  # 127.0.0.1:50123, ('127.0.0.1', 50123)
     r"\d[\d.,]* ?[kMG]?\w+/s\b": "<rate>",
-    r"\d[\d.,]* ?(ns|us|µs|ms|s)\b": "<duration>",
+    r"\d[\d.,/]* ?(ns|us|µs|ms|s)\b": "<duration>",
+    r"[+-]<duration>: the server is \w+( of)? us": "<offset>",
+    r"(?m)^( *\w[\w. ]*?) +[\d,]+ .* [\d.]+-[\d.]+$": r"\1 <measured>",  # fastecho bench
     r"native\b|pure: native not built": "<backend>",
     r"CPython [\w.+]+; Linux \w+": "<platform>",
     r"[ \t]+": " ",  # columns
@@ -109,8 +111,8 @@ def addressed(program: str, arguments: str, port: int) -> str:
     command = commands.get_command(click.Context(commands), name)
     assert command is not None
     given = command.make_context(name, rest, resilient_parsing=True)
-    free = [one.name or "" for one in given.command.params if isinstance(one, click.Argument)]
-    missing = any(given.get_parameter_source(one) != ParameterSource.COMMANDLINE for one in free)
+    places = [one.name for one in given.command.params if one.name in ("address", "listen")]
+    missing = any(given.get_parameter_source(one) != ParameterSource.COMMANDLINE for one in places)
     return program + (f"{arguments.rstrip()} 127.0.0.1:{port} " if missing else arguments)
 
 

@@ -29,7 +29,7 @@ FAILED, USAGE, UNAVAILABLE = 1, 2, 3
 #: Of a process that a signal ended, as a shell reports it.
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
-COMMANDS = ("serve", "client")
+COMMANDS = ("serve", "client", "ping", "bench")
 DEFAULT = "serve"
 
 
@@ -93,6 +93,8 @@ HELP = """The TCP and UDP echo daemon that stamps every message with the time it
 \b
 fastecho                             serve 127.0.0.1:12345, TCP and UDP
 printf 'hello\\n' | fastecho client   send it a message, print its reply
+fastecho ping                        time its replies, once a second
+fastecho bench                       native against pure, on this machine
 """
 
 

@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastecho import backend, echo, prefix
+from . import backend, echo, prefix
+from .errors import FastechoError
 
 if TYPE_CHECKING:
-    from fastecho._pure.stamping import Echo
+    from ._pure.stamping import Echo
 
 BACKENDS = ("native", "pure")
 FRAMINGS = (
@@ -36,6 +37,10 @@ BUFFER = 65_536
 NOW_NS = 1_767_225_600_500_000_000
 #: Any bytes to printable ones.
 PRINTABLE = bytes(0x20 + octet % 95 for octet in range(256))
+
+
+class WrongReply(FastechoError):
+    """What was to be measured does not do its work, so that its speed says nothing."""
 
 
 class Workload(NamedTuple):
@@ -81,14 +86,19 @@ class Workload(NamedTuple):
         return one_round
 
     def check(self) -> None:
-        """See that what is measured does the work: both twins answer every message, alike."""
+        """See that what is measured does the work: both twins answer every message, alike.
+
+        Raises:
+            WrongReply: they do not.
+        """
         replies = []
         for twin in BACKENDS:
             answering = self.echo(twin)
             replies.append([answering.feed(piece, NOW_NS) for piece in self.pieces])
-            assert answering.error is None
-            assert (answering.messages, answering.pending) == (self.messages, 0)
-        assert replies[0] == replies[1], f"the twins differ over {self.framing}"
+            if (answering.messages, answering.pending) != (self.messages, 0):
+                raise WrongReply(f"{twin} does not answer every message of {self.framing}")
+        if replies[0] != replies[1]:
+            raise WrongReply(f"the twins differ over {self.framing}, {self.size:,} bytes")
 
 
 @functools.cache
