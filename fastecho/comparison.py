@@ -310,8 +310,7 @@ class Daemon:
     def close(self) -> None:
         """End it."""
         self._process.terminate()
-        with self._process:
-            pass
+        self._process.communicate()
 
     def __enter__(self) -> Daemon:
         return self

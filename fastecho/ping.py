@@ -255,13 +255,12 @@ class _Stream:
         self.flush()
 
     def flush(self) -> None:
-        """Have the kernel take what it can."""
+        """Have the kernel take what it can. An error is not the end: replies may have come."""
+        unsent, self._unsent = self._unsent, b""
         try:
-            with suppress(BlockingIOError):
-                self._unsent = self._unsent[self.sock.send(self._unsent) :]
-        except OSError as error:
-            self._unsent = b""
-            self.over = dial.explain(error)
+            self._unsent = unsent[self.sock.send(unsent) :]
+        except BlockingIOError:
+            self._unsent = unsent
 
     def receive(self) -> list[bytes]:
         """The replies that have come whole."""
@@ -491,7 +490,8 @@ class Ping:
         writers = [sock] if self._link.waits_to_send else []
         readable, writable, _ = select.select([sock, self._woken], writers, [], wait / SECOND)
         if writable:
-            self._link.flush()
+            with suppress(OSError):  # `receive` says how it ended
+                self._link.flush()
         if sock in readable:
             self._receive()
         if self._link.over:

@@ -23,7 +23,8 @@ PROMPT = "> "
 REMEMBERED = 1_000
 
 
-def _specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+def specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """What a shell offers for a framing."""
     return [spec for spec in framings.SPECS if spec.startswith(begun)]
 
 
@@ -35,7 +36,7 @@ def _specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list
     metavar="SPEC",
     default="line",
     show_default=True,
-    shell_complete=_specs,
+    shell_complete=specs,
     help="How messages are marked in a stream.",
 )
 @click.option(

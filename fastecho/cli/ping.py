@@ -12,19 +12,14 @@ from typing import Any
 import click
 
 from .. import __version__, clocks, limits, machine
-from .. import framing as framings
 from .. import ping as pings
 from .. import prefix as prefixes
 from ..settings import DEFAULT_ADDRESS
 from . import FAILED, complain
-from .client import visible
+from .client import specs, visible
 
 #: All times are shown in milliseconds, as ping(8) does.
 MS = 1e6
-
-
-def _specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    return [spec for spec in framings.SPECS if spec.startswith(begun)]
 
 
 @click.command(
@@ -37,7 +32,7 @@ def _specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list
     metavar="SPEC",
     default="line",
     show_default=True,
-    shell_complete=_specs,
+    shell_complete=specs,
     help="How messages are marked in a stream.",
 )
 @click.option(
