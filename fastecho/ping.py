@@ -362,9 +362,10 @@ class Ping:
         self._stamps = clocks.stamps(plan.prefix)
         self._longest = backends.load().Stamper(prefix.parse(plan.prefix)).longest
         size = self._size()
-        encoder = self._framing.codec(backends.load(), None)
-        spec, longest = replies(self._framing, encoder.max_frame, plan.prefix)
-        self._codecs = encoder, framing.codec(spec, longest)
+        if self._target.is_stream:
+            encoder = self._framing.codec(backends.load(), None)
+            spec, longest = replies(self._framing, encoder.max_frame, plan.prefix)
+            self._codecs = encoder, framing.codec(spec, longest)
         self._messages = Messages(size, self._framing.delimiter or b"")
         self.result = Result(plan, self._target.name, size)
         #: Of each message: when it was sent (0: it was not), by either clock; whether it is done.
@@ -385,7 +386,7 @@ class Ping:
     @property
     def too_short(self) -> str:
         """Why a fastecho would not answer; empty: it would."""
-        least = self._longest - limits.IPV4_OVERHEAD
+        least = prefix.longest(self._plan.prefix) - limits.IPV4_OVERHEAD
         far = self._target.protocol == sockets.UDP and not addresses.is_loopback(
             self._link.sock.getpeername()
         )
@@ -488,7 +489,8 @@ class Ping:
         """Take what comes until then, or until the first that comes."""
         sock = self._link.sock
         writers = [sock] if self._link.waits_to_send else []
-        readable, writable, _ = select.select([sock, self._woken], writers, [], wait / SECOND)
+        seconds = min(wait / SECOND, dial.LONGEST_WAIT)
+        readable, writable, _ = select.select([sock, self._woken], writers, [], seconds)
         if writable:
             with suppress(OSError):  # `receive` says how it ended
                 self._link.flush()
@@ -590,5 +592,5 @@ class Ping:
             return limits.within("size", self._plan.size, least, most)
         wanted = SIZE
         if self._target.protocol == sockets.UDP:
-            wanted = max(SIZE, self._longest - limits.IPV4_OVERHEAD)
+            wanted = max(SIZE, prefix.longest(self._plan.prefix) - limits.IPV4_OVERHEAD)
         return min(max(wanted, least), most)

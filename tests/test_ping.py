@@ -171,6 +171,18 @@ def test_a_host_and_port_is_udp_if_asked_for() -> None:
     assert result.received == 1
 
 
+def test_a_framing_is_nothing_to_datagrams() -> None:
+    with fastecho.running(prefix="{seq}") as server:
+        told = Told(server.addresses[1], count=2, framing="fixed:9", prefix="{seq}")
+        assert counts(told.run()) == {"transmitted": 2, "received": 2}
+
+
+def test_no_interval_is_too_long() -> None:
+    with fastecho.running() as server:
+        told = Told(server.addresses[0], until="number=1", interval=1e9, timeout=1e9)
+        assert told.run().received == 1
+
+
 @pytest.mark.parametrize("size", [8, 100, 65_536])
 def test_a_message_has_the_size_that_was_asked_for(size: int) -> None:
     with fastecho.running(prefix="") as server:
