@@ -44,6 +44,9 @@ ORDER = 4_096
 KINDS_BYTES = 2**26
 #: Times that an open loop's schedule has before it begins again.
 OFFSETS = 65_536
+#: What the kernel is asked to hold of a socket's unread datagrams, so that a burst of replies is
+#: not lost before it is read; it takes what net.core.rmem_max allows.
+RECEIVE_BUFFER = 4 * 2**20
 #: Seconds between two looks at timeouts.
 LOOK = 0.02
 #: What becomes of datagrams, and what a tally counts.
@@ -428,6 +431,8 @@ class Load:
                 sock.setblocking(False)
                 if target.protocol == "tcp":
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                elif self._datagrams:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 channel = make(
                     sock,
                     self._selector,

@@ -713,7 +713,7 @@ def test_the_oldest_datagram_falls_out_of_the_window(engine: Any) -> None:
         assert (site.tally.sent, site.tally.lost, site.channel.flying) == (WINDOW + 3, 3, WINDOW)
         frame = bytearray(site.datagram())  # message 0
         number = dict(enumerate(site.judge.digits))
-        for n in (0, 2, 3, WINDOW + 2, 3):
+        for n in (0, 2, 3, WINDOW + 2, 3):  # late, late, right, right, twice
             frame[:8] = bytes(number[n >> 4 * place & 15] for place in range(7, -1, -1))
             site.give(bytes(frame))
         assert (site.tally.late, site.tally.received, site.tally.duplicate) == (2, 2, 1)

@@ -484,6 +484,25 @@ def test_a_wrong_reply_is_found(name: str, how: str) -> None:
     assert result.latency.get_total_count() == good
 
 
+@pytest.mark.parametrize("spec", ["line", "u32", "raw", "netstring", "fixed:64"])
+def test_a_server_that_never_sends_a_prefix_is_wrong(name: str, spec: str) -> None:
+    with fastecho.running(framing=spec, prefix="") as server:
+        plan = {"framing": spec, "backend": name, "timeout": SOON, "messages": 20}
+        result = measure(named(server.tcp_address), **plan)
+        assert (result.received, result.missing, result.right) == (0, 1, False)
+        assert result.wrong == (spec not in ("raw", "fixed:64"))  # these wait for more
+        assert_right(measure(named(server.tcp_address), prefix="", **plan), 20)
+
+
+def test_datagrams_that_never_have_a_prefix_are_corrupt(name: str) -> None:
+    with fastecho.running(prefix="") as server:
+        plan = {"udp": True, "backend": name, "timeout": SOON, "messages": 5, "pipeline": 5}
+        result = measure(named(server.udp_address), **plan)
+        assert (result.received, result.wrong) == (0, 5)
+        assert dict(result.datagrams) == QUIET | {"corrupt": 5, "lost": 5}
+        assert_right(measure(named(server.udp_address), prefix="", **plan), 5)
+
+
 def test_one_wrong_connection_does_not_stop_the_others(name: str) -> None:
     first = iter([True])
 
