@@ -104,13 +104,13 @@ cdef class Histogram:
 
     def record(self, int64_t value):
         """Count a duration in nanoseconds; below 0 is 0."""
-        self.add(value)
+        self.add(value, 1)
 
-    cdef void add(self, int64_t value) noexcept:
+    cdef void add(self, int64_t value, uint64_t count) noexcept:
         cdef uint64_t duration = <uint64_t> max(value, 0)
         cdef int shift = 64 - HALF_BITS - 1 - __builtin_clzll(duration | 1)
         shift = max(shift, 0)
-        self.counts[(<uint64_t> shift << HALF_BITS) + (duration >> shift)] += 1
+        self.counts[(<uint64_t> shift << HALF_BITS) + (duration >> shift)] += count
 
     def take(self):
         """(lowest duration of a slot, count) where there are any, ascending; forget them."""
@@ -433,7 +433,7 @@ cdef class Channel(Handler):
     cdef int note_lateness(self, uint64_t first, int64_t now) except -1:
         cdef uint64_t n
         for n in range(first, self.sent):
-            self.tally.lateness.add(now - self.due_of(n))
+            self.tally.lateness.add(now - self.due_of(n), 1)
         return 0
 
     cdef int watch(self, bint writing) except -1:
@@ -469,7 +469,11 @@ cdef class StreamChannel(Channel):
     """One connection, over TCP or a UNIX stream."""
 
     cdef int set_up(self) except -1:
-        self.times = <int64_t*> PyMem_Calloc(<size_t> self.pipeline, sizeof(int64_t))
+        cdef size_t size = 1
+        while size < <size_t> self.pipeline:    # a power of two: a place in it is no division
+            size *= 2
+        self.ring = size - 1
+        self.times = <int64_t*> PyMem_Calloc(size, sizeof(int64_t))
         if self.times == NULL:
             raise MemoryError
         return 0
@@ -521,7 +525,7 @@ cdef class StreamChannel(Channel):
                 break
             size += source.write(source.out + size, shape, self.base + self.sent)
             if self.schedule is None:
-                self.times[self.sent % <uint64_t> self.pipeline] = now
+                self.times[self.sent & self.ring] = now
             self.sent += 1
             built += 1
         self.tally.sent += <uint64_t> built
@@ -585,7 +589,10 @@ cdef class StreamChannel(Channel):
         self.tally.bytes_in += <uint64_t> count
         size = self.held_size + <size_t> count
         try:
-            self.match(source.received, size, now, &used)
+            try:
+                self.match(source.received, size, now, &used)
+            finally:
+                self.note_latency(now)
         except WrongReply as wrong:
             self.shut()
             self.owner.wrong(self, str(wrong), source.received[used:size])
@@ -630,9 +637,9 @@ cdef class StreamChannel(Channel):
     ) except -1:
         """Verify the replies in these bytes; `used` is what they take."""
         cdef Source source = self.source
-        cdef Tally tally = self.tally
         cdef Shape* shape
         cdef uint64_t number
+        cdef int64_t since
         cdef const char* reply
         cdef size_t at, total, part, longest
         while used[0] < size:
@@ -662,15 +669,24 @@ cdef class StreamChannel(Channel):
                 if size - at < total or memcmp(data + at, reply, total):
                     raise WrongReply("its header is not that of its length")
             used[0] = at + total
-            tally.latency.add(
-                now - (
-                    self.times[self.answered % <uint64_t> self.pipeline]
-                    if self.schedule is None
-                    else self.due_of(self.answered)
-                )
+            since = (
+                self.times[self.answered & self.ring]
+                if self.schedule is None
+                else self.due_of(self.answered)
             )
-            tally.received += 1
+            if since != self.since:
+                self.note_latency(now)
+                self.since = since
+            self.alike += 1
             self.answered += 1
+        return 0
+
+    cdef int note_latency(self, int64_t now) except -1:
+        """Count the replies to what was sent, or due, at the same time."""
+        if self.alike:
+            self.tally.latency.add(now - self.since, self.alike)
+            self.tally.received += self.alike
+            self.alike = 0
         return 0
 
     cdef int hold(self, const char* data, size_t size) except -1:
@@ -884,7 +900,7 @@ cdef class DatagramChannel(Channel):
             self.states[slot] = ANSWERED
             self.answered += 1
             self.tally.received += 1
-            self.tally.latency.add(now - self.times[slot])
+            self.tally.latency.add(now - self.times[slot], 1)
             if n < self.latest:
                 self.tally.reordered += 1
             self.latest = max(self.latest, n)

@@ -22,7 +22,7 @@ cdef struct Shape:
 cdef class Histogram:
     cdef uint64_t* counts
 
-    cdef void add(self, int64_t value) noexcept
+    cdef void add(self, int64_t value, uint64_t count) noexcept
 
 cdef class Tally:
     cdef public int64_t left
@@ -118,6 +118,9 @@ cdef class Channel(Handler):
     cdef int failed(self, int number) except -1
 
 cdef class StreamChannel(Channel):
+    cdef uint64_t ring            # of times
+    cdef uint64_t alike           # right replies of this recv, sent or due at the same time
+    cdef int64_t since            # this
     cdef char* kept               # bytes not sent yet
     cdef size_t kept_at
     cdef size_t kept_size
@@ -132,6 +135,7 @@ cdef class StreamChannel(Channel):
     cdef int push(self, const char* data, size_t size) except -1
     cdef int receive(self) except -1
     cdef int match(self, const char* data, size_t size, int64_t now, size_t* used) except -1
+    cdef int note_latency(self, int64_t now) except -1
     cdef int hold(self, const char* data, size_t size) except -1
 
 cdef class DatagramChannel(Channel):
