@@ -163,6 +163,8 @@ class Result:
         intervals: of about a second each.
         cpu: seconds of processor time that the generator used.
         server_cpu: that the server used; None: no `pid`.
+        began: when the measurement did, in Unix time.
+        stopped: whether somebody ended it early.
     """
 
     plan: Plan
@@ -181,6 +183,8 @@ class Result:
     intervals: list[Interval] = field(default_factory=list)
     cpu: float = 0.0
     server_cpu: float | None = None
+    began: float = 0.0
+    stopped: bool = False
 
     @property
     def right(self) -> bool:
@@ -219,9 +223,20 @@ def histogram() -> HdrHistogram:
 
 
 def add(total: HdrHistogram, slots: list[tuple[int, int]]) -> None:
-    """Add what an engine's histogram has counted."""
+    """Add what an engine's histogram has counted, ascending.
+
+    As `record_value` does it, in a fifth of its time: nobody sends meanwhile.
+    """
+    if not slots:
+        return
+    counts, half = total.counts, total.sub_bucket_half_count_magnitude
     for value, count in slots:
-        total.record_value(min(max(value, 1), LONGEST), count)
+        value = min(max(value, 1), LONGEST)
+        shift = max(value.bit_length() - half - 1, 0)
+        counts[(shift << half) + (value >> shift)] += count
+    total.total_count += sum(count for _, count in slots)
+    total.min_value = min(total.min_value, max(slots[0][0], 1))
+    total.max_value = max(total.max_value, min(slots[-1][0], LONGEST))
 
 
 def sizes(text: str) -> list[tuple[int, int, float]]:
@@ -472,7 +487,7 @@ class Load:
             tally.lateness.take()
             tally.left = EVER if plan.messages is None else plan.messages
             cpu, server_cpu = time.process_time(), _cpu_of(plan.pid)
-            start = time.monotonic()
+            start, result.began = time.monotonic(), time.time()
             if not plan.warmup:
                 self._start()
             self._measure(start, before["received"], progress)
@@ -501,7 +516,13 @@ class Load:
 
     def stop(self) -> None:
         """End early, with what there is so far; may be called from a signal handler."""
-        self._stopped = True
+        self._stopped = self.result.stopped = True
+
+    @property
+    def troubles(self) -> int:
+        """What has gone wrong so far, since it was connected."""
+        datagrams: int = sum(getattr(self._tally, name) for name in DATAGRAMS)
+        return self.result.wrong + self.result.closed.total() + datagrams
 
     # -- what the engine tells
 
@@ -552,7 +573,8 @@ class Load:
             latency = histogram()
             slots = self._tally.latency.take()
             add(latency, slots)
-            add(self.result.latency, slots)
+            if slots:
+                self.result.latency.add(latency)
             interval = Interval(begun - start, now - begun, received - before, latency)
             self.result.intervals.append(interval)
             progress(interval)
@@ -621,7 +643,11 @@ class Load:
     def _conclude(self, before: Counter[str]) -> None:
         result, since = self.result, self._counts()
         since.subtract(before)
-        add(result.latency, self._tally.latency.take())
+        slots = self._tally.latency.take()
+        add(result.latency, slots)
+        if result.intervals:  # what came after its end belongs to the last, or to none
+            add(result.intervals[-1].latency, slots)
+            result.intervals[-1].received += sum(count for _, count in slots)
         add(result.lateness, self._tally.lateness.take())
         result.sent, result.received = since.pop("sent"), since.pop("received")
         result.bytes_out, result.bytes_in = since.pop("bytes_out"), since.pop("bytes_in")
