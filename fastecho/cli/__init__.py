@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ FAILED, USAGE, UNAVAILABLE = 1, 2, 3
 #: Of a process that a signal ended, as a shell reports it.
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
-COMMANDS = ("serve", "client", "ping", "bench")
+COMMANDS = ("serve", "client", "ping", "load", "report", "bench")
 DEFAULT = "serve"
 
 
@@ -95,6 +96,7 @@ fastecho                             serve 127.0.0.1:12345, TCP and UDP
 printf 'hello\\n' | fastecho client   send it a message, print its reply
 fastecho ping                        time its replies, once a second
 fastecho bench                       native against pure, on this machine
+fastecho load --connections 64       measure it
 """
 
 
@@ -148,3 +150,27 @@ def complain(sentence: str) -> None:
     """Say what was wrong."""
     with suppress(OSError):  # whoever started us may not listen
         click.echo(f"fastecho: {sentence}", err=True)
+
+
+def raise_descriptor_limit() -> None:
+    """As many connections as the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Import what not everybody has installed.
+
+    Args:
+        name: of the extra that brings it.
+        what: needs it.
+
+    Raises:
+        FastechoError: it is missing; the text says how to get it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sentence = f"fastecho {what} needs more packages: pip install 'fastecho[{name}]'"
+        raise FastechoError(sentence) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ..errors import ConfigError
 from ..events import say
 from ..server import Server, send_piece
 from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Settings, load, misspelt
-from . import logs
+from . import logs, raise_descriptor_limit
 
 MIB = 2**20
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -117,7 +116,7 @@ def _shown(default: object) -> str:
 def serve(config: str | None, print_config: bool, **flags: Any) -> int:
     """The daemon; `HELP` says what it does."""
     settings = load(flags, os.environ, config)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     if print_config:
         click.echo(_encoded(_config(settings)))
         return 0
@@ -242,12 +241,6 @@ def _toml(value: object) -> str:
         # JSON's escapes are TOML's, but that TOML wants DEL escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)
-
-
-def _raise_descriptor_limit() -> None:
-    """As many connections as the system lets us have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop_on_signals(server: Server) -> None:
