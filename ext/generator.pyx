@@ -63,6 +63,7 @@ cdef enum:
     DIGITS = 8          # as NUMBER in the pure twin
     NO_DIGIT = 255
     REMEMBERED = 65536  # as WINDOW there
+    MOST_DUE = 65536    # as CATCH_UP there
     HALF_BITS = 10      # as HALF there
     SLOTS = (64 - HALF_BITS) << HALF_BITS
     BATCH = 64          # limits.DATAGRAM_BATCH: array sizes are known when compiled
@@ -331,9 +332,10 @@ cdef class Schedule:
         cdef list touched = []
         cdef Channel channel
         cdef int64_t due = self.due_at(self.next)
+        cdef uint64_t last = self.next + MOST_DUE
         if <uint64_t> len(self.channels) < self.count:
             raise IndexError("a schedule without its channels")
-        while due <= now:
+        while due <= now and self.next < last:
             channel = <Channel?> self.channels[self.next % self.count]
             channel.owed += 1
             if not channel.touched:

@@ -213,9 +213,9 @@ def test_offload_where_there_is_none(tmp_path: Path) -> None:
     word = f"unixgram:{tmp_path}/socket"
     with (
         fastecho.running(listen=word),
-        pytest.raises(FastechoError, match="the kernel does not cut"),
+        pytest.raises(ConfigError, match="has no datagrams that the kernel could cut"),
     ):
-        Load(Plan(word, gso=True, backend=load_twin("native").name))
+        Load(Plan(word, gso=True))
 
 
 @pytest.mark.parametrize("udp", [False, True])
@@ -615,10 +615,11 @@ def test_a_daemon_that_is_killed_leaves_what_there_was(name: str) -> None:
         assert result.received > 0
         assert result.wrong == 0
         assert result.server_cpu is None  # it cannot be asked any more
-        with fastecho.running() as server:
-            gone = Load(Plan(named(server.tcp_address), pid=pid, backend=name))
-            with pytest.raises(FastechoError, match=f"what process {pid} costs"):
-                gone.run()
+        with (
+            fastecho.running() as server,
+            pytest.raises(FastechoError, match=f"what process {pid} costs"),
+        ):
+            Load(Plan(named(server.tcp_address), pid=pid, backend=name))
     finally:
         daemon.discard()
 
@@ -1020,3 +1021,41 @@ def test_a_load_that_makes_no_sense(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         Load(Plan(**{"address": f"{OWN_HOST}:1", **options}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_nobody_can_keep_up_with_can_be_stopped(name: str) -> None:
+    with fastecho.running() as server:
+        plan = Plan(named(server.tcp_address), rate=1e9, duration=0.2, timeout=0.5, backend=name)
+        assert Load(plan).run().received > 0
+
+
+def test_offloads_are_for_udp(name: str) -> None:
+    with fastecho.running() as server, pytest.raises(ConfigError, match="cut and join"):
+        Load(Plan(named(server.tcp_address), gso=True, backend=name))
+
+
+def test_connections_for_each_message(name: str) -> None:
+    with fastecho.running(backend=name) as server:
+        plan = Plan(
+            named(server.tcp_address),
+            connections=3,
+            messages=60,
+            duration=None,
+            connect_per_message=True,
+            backend=name,
+        )
+        assert Load(plan).run().right
+        until(lambda: server.counters.get("closed.eof", 0) >= 57, "connections that have ended")
+        assert 60 <= server.counters["connections"] <= 63
+        assert server.counters["messages"] == 60
+
+
+def test_windows_leave_nothing_in_flight(name: str) -> None:
+    with fastecho.running(backend=name) as server:
+        load = Load(Plan(named(server.tcp_address), connections=2, pipeline=8, backend=name))
+        try:
+            received = sum(load.window(0.02) for _ in range(3))
+        finally:
+            load.close()
+        assert received > 0
+        assert server.counters["messages"] == received

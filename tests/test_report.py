@@ -9,8 +9,10 @@ import json
 import random
 import struct
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,11 @@ def recorded(values: list[int]) -> HdrHistogram:
     return found
 
 
+def slots(values: Iterable[int]) -> array[int]:
+    """As an interval has them."""
+    return array("q", chain.from_iterable(sorted(Counter(values).items())))
+
+
 def result(seed: int = 1, began: float = 1_700_000_000.25, **changes: Any) -> Result:
     """Of a run of two seconds that never was."""
     values = samples(seed)
@@ -60,7 +67,7 @@ def result(seed: int = 1, began: float = 1_700_000_000.25, **changes: Any) -> Re
         latency=recorded(values),
         lateness=recorded([5, 9]),
         intervals=[
-            Interval(float(second), 1.0, len(part), recorded(part))
+            Interval(float(second), 1.0, len(part), slots(part))
             for second, part in enumerate(parts)
         ],
         cpu=0.5,
@@ -402,7 +409,7 @@ def test_plots_are_made(suffix: str, magic: bytes, count: int, tmp_path: Path) -
 
 def test_a_single_reply_is_plotted(tmp_path: Path) -> None:
     one = Result(Plan(), seconds=0.1, latency=recorded([5]))
-    one.intervals = [Interval(0.0, 0.1, 1, one.latency), Interval(0.1, 0.1, 0, histogram())]
+    one.intervals = [Interval(0.0, 0.1, 1, slots([5])), Interval(0.1, 0.1, 0, slots([]))]
     plots().draw([report.Run.of(one)], str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").stat().st_size > 10_000
 

@@ -31,6 +31,8 @@ from .selector import EVENT_READ, EVENT_WRITE, Selector
 
 #: Digits of a message's number, fewer where the payload is shorter.
 NUMBER = 8
+#: Messages that one tick takes at most: whoever is far behind must still be able to stop.
+CATCH_UP = 65_536
 #: Datagrams that a channel remembers: later replies to older ones are late.
 WINDOW = 65_536
 
@@ -213,7 +215,8 @@ class Schedule:
     def tick(self, now: int) -> int:
         """Have the channels send what is due; when the next message is."""
         touched: dict[Channel, None] = {}
-        while (due := self.due(self.next)) <= now:
+        last = self.next + CATCH_UP
+        while (due := self.due(self.next)) <= now and self.next < last:
             channel = self.channels[self.next % self.count]
             channel.owed += 1
             touched[channel] = None
