@@ -473,6 +473,7 @@ class Load:
                     index,
                 )
                 self._channels.append(channel)
+                undo.callback(channel.close)  # of a connection that it has made itself, too
                 if plan.connect_per_message:
                     channel.renew()
                 if self._datagrams:
