@@ -1024,8 +1024,8 @@ def test_a_load_that_makes_no_sense(options: dict[str, Any], said: str) -> None:
 
 
 def test_a_rate_that_nobody_can_keep_up_with_can_be_stopped(name: str) -> None:
-    with fastecho.running() as server:
-        plan = Plan(named(server.tcp_address), rate=1e9, duration=0.2, timeout=0.5, backend=name)
+    with serving(backend="native") as daemon:
+        plan = Plan(named(daemon.tcp), rate=1e9, duration=0.2, timeout=0.5, backend=name)
         assert Load(plan).run().received > 0
 
 
