@@ -19,12 +19,12 @@ PAST := $(wildcard .benchmarks/*/*.json)
 help:  ## List what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-run: build  ## Start the daemon on 127.0.0.1:12345, TCP and UDP; ARGS="--framing u32 :7"
+run: build  ## Start the daemon on 127.0.0.1:12345, TCP and UDP; ARGS="-v :7777"
 	@exec $(BIN)/fastecho $(ARGS)
 
-test: build  ## Run the whole test suite, both backends; ARGS="-k name"
+test: build  ## Run the whole test suite, both backends (8 minutes); ARGS="-k name"
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest $(ARGS); status=$$?; $(BIN)/coverage combine --quiet; exit $$status
 
 bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name"
 	$(BIN)/pytest bench --timeout=0 -W "default:Benchmark machine_info" --benchmark-autosave \
@@ -54,7 +54,6 @@ layers: .venv/.installed
 	$(BIN)/lint-imports --no-logo
 
 coverage:  # of the last `make test`
-	@$(BIN)/coverage combine --quiet --keep
 	$(BIN)/coverage report
 
 smoke: build  # each benchmark once

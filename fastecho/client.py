@@ -87,6 +87,7 @@ class Client:
         if not self.timeout:
             raise ConfigError("timeout must be more than 0 seconds")
         self._target = dial.parse(address, udp)
+        self._spec = spec
         self.strays = 0
         self._heard = False
         twin = backends.load()
@@ -225,6 +226,8 @@ class Client:
 
     def _missing(self, message: bytes) -> str:
         other = f" ({counted(self.strays)} that replied to something else)" if self.strays else ""
+        if self._target.is_stream:
+            other = f" (is the server's --framing {self._spec}, too?)"
         return f"no reply to {quoted(message)} within {self.timeout:g} s{other}"
 
     def _connect(self, refusal: ConnectionRefusedError | None = None) -> None:

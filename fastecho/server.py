@@ -205,7 +205,8 @@ class Server:
             self._sweep()
         if streams:
             unsent = sum(stream.unsent for stream in streams)
-            sentence = f"stopped with {len(streams)} connections cut, {unsent} bytes unsent"
+            cut = f"{len(streams):,} connection{'' if len(streams) == 1 else 's'}"
+            sentence = f"stopped with {cut} cut, {unsent:,} bytes unsent"
             say(WARNING, "cut", sentence, connections=len(streams), unsent=unsent)
 
 

@@ -157,7 +157,7 @@ class Settings:
         _whole("BYTES", limits.MAX_FRAME_CEILING),
         "Messages",
         "Longest message in a stream.",
-        f"{limits.MAX_FRAME}, or less in short lengths",
+        f"{limits.MAX_FRAME}; 229 with u8",
     )
     backend: str | None = _setting(
         None, _choice(*backends.CHOICES), "Other", "Which twin serves.", "auto"
@@ -166,14 +166,20 @@ class Settings:
         None,
         _whole("N", 2**31 - 1),
         "Limits",
-        "Connections at once.",
-        "descriptors less 64",
+        "Most connections at once; others wait.",
+        "open files less 64",
     )
     idle_timeout: float = _setting(
-        limits.IDLE_TIMEOUT, _SECONDS, "Limits", "Silence that ends a connection; 0: none."
+        limits.IDLE_TIMEOUT,
+        _SECONDS,
+        "Limits",
+        "Close a connection after so long a silence; 0: never.",
     )
     frame_timeout: float = _setting(
-        limits.FRAME_TIMEOUT, _SECONDS, "Limits", "From a message's first byte to its last."
+        limits.FRAME_TIMEOUT,
+        _SECONDS,
+        "Limits",
+        "Close a connection whose message takes longer; 0: never.",
     )
     send_buffer: int = _setting(
         limits.SEND_BUFFER_LIMIT,
@@ -182,10 +188,16 @@ class Settings:
         "What the kernel holds unsent of a stream.",
     )
     linger_timeout: float = _setting(
-        limits.LINGER_TIMEOUT, _SECONDS, "Limits", "For a peer that broke its framing to close."
+        limits.LINGER_TIMEOUT,
+        _SECONDS,
+        "Limits",
+        "After a fault, wait so long for the peer to close.",
     )
     drain_timeout: float = _setting(
-        limits.DRAIN_TIMEOUT, _SECONDS, "Limits", "For replies to be taken, after a stop."
+        limits.DRAIN_TIMEOUT,
+        _SECONDS,
+        "Limits",
+        "When stopping, wait so long for replies to be taken.",
     )
     backlog: int = _setting(
         limits.BACKLOG, _whole("N", 2**31 - 1), "Limits", "Connections that wait to be accepted."

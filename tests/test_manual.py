@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "fastecho.1"
 
 def options(name: str) -> dict[str, click.Option]:
     """A command's options, by each way to write them."""
-    context = click.Context(commands)
+    context = click.Context(commands, **commands.context_settings)
     command = commands.get_command(context, name) if name else commands
     assert command is not None
     return {

@@ -390,7 +390,7 @@ def test_options_of_serve_are_offered_with_and_without_its_name(line: str) -> No
 
 
 def test_options_of_the_client_are_its_own() -> None:
-    due = {"--udp", "--framing", "--prefix", "--max-frame", "--timeout", "--help"}
+    due = {"--udp", "--framing", "--prefix", "--max-frame", "--timeout", "-h", "--help"}
     assert set(completed("fastecho client", "-")) == due
 
 

@@ -21,7 +21,7 @@ import click
 
 from .. import __version__
 from .. import backend as backends
-from ..errors import ConfigError, FastechoError
+from ..errors import ConfigError, FastechoError, nearest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -44,9 +44,11 @@ class Commands(click.Group):
         return _command(name) if name in COMMANDS else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ours = (*COMMANDS, "--help", "--version")
+        ours = (*COMMANDS, "-h", "--help", "--version")
         completing = ctx.resilient_parsing and not args
         if not completing and (not args or args[0] not in ours):
+            if args and args[0].isalpha() and (near := nearest(args[0], COMMANDS, 0.7)):
+                raise click.UsageError(f"no such command: {args[0]!r} (did you mean {near}?)")
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -103,10 +105,12 @@ fastecho load --connections 64       measure it
 @click.group(
     cls=Commands,
     help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="",
     subcommand_metavar="[COMMAND] ...",
-    epilog="A first word that is no command belongs to serve: fastecho --framing u32 :7 serves."
-    " FASTECHO_BACKEND=native or pure chooses between the compiled server and the one in Python.",
+    epilog="A first word that is no command belongs to serve, whose options `fastecho serve --help`"
+    " lists: fastecho --framing u32 127.0.0.1:7777 serves. FASTECHO_BACKEND=native or pure chooses"
+    " between the compiled server and the one in Python.",
 )
 @click.option(
     "--version",

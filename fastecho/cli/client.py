@@ -30,7 +30,7 @@ def specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[
 
 @click.command()
 @click.argument("address", metavar="[ADDR]", default=DEFAULT_ADDRESS)
-@click.option("--udp", is_flag=True, help="HOST:PORT is UDP; else it is TCP.")
+@click.option("--udp", is_flag=True, help="Use UDP for HOST:PORT; else it is TCP.")
 @click.option(
     "--framing",
     metavar="SPEC",
@@ -44,7 +44,7 @@ def specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[
     metavar="TEMPLATE",
     default=prefixes.DEFAULT,
     show_default=True,
-    help="The server's; it matters to fixed:N, and a long one to UDP.",
+    help="The server's; needed with fixed:N, and with UDP if it is long.",
 )
 @click.option(
     "--max-frame", metavar="BYTES", type=int, help="Longest message.  [default: 65536, or less]"
@@ -80,6 +80,8 @@ def _piped_lines(longest: int) -> Iterator[bytes]:
     read = sys.stdin.buffer.readline
     while line := read(longest + 2):
         yield line.removesuffix(b"\n")
+        if line == b"\n" and read(1):
+            complain("an empty line ends it: what follows was not sent")
         while line and not line.endswith(b"\n"):
             line = read(longest)
 
