@@ -293,12 +293,7 @@ def quoted(data: bytes) -> str:
 def replies(cut: framing.Framing, longest: int, template: str) -> tuple[str, int | None]:
     """The framing of replies, and their longest: a message and whatever prefix there can be."""
     if cut.fixed is not None:
-        width = prefix.width(template)
-        if width is None:
-            raise ConfigError(
-                f"replies in {cut.spec} can be told apart only if all prefixes have one width,"
-                f" which those of {template!r} have not"
-            )
+        width = prefix.one_width(template, cut.spec)
         return f"fixed:{cut.fixed + width}", None
     bounds = [longest + limits.MAX_PREFIX, limits.MAX_FRAME_CEILING]
     return cut.spec, min(bounds if cut.capacity is None else [*bounds, cut.capacity])

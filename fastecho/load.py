@@ -413,12 +413,7 @@ def _room(cut: framing.Framing) -> int | None:
 def _decoder(cut: framing.Framing, twin: Twin, template: str, most: int) -> Codec:
     """The codec of replies, of which none is longer than that."""
     if cut.fixed is not None:
-        width = prefix.width(template)
-        if width is None:
-            raise ConfigError(
-                f"replies in {cut.spec} can be told apart only if all prefixes have one width,"
-                f" which those of {template!r} have not"
-            )
+        width = prefix.one_width(template, cut.spec)
         return twin.FixedCodec(cut.fixed + width)
     return cut.codec(twin, max(1, min(most, limits.MAX_FRAME_CEILING)))
 

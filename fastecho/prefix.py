@@ -92,6 +92,21 @@ def longest(template: str) -> int:
     return sum(len(part) if isinstance(part, bytes) else _LONGEST[part] for part in parts)
 
 
+def one_width(template: str, spec: str) -> int:
+    """`width`, for replies in a framing that tells them apart by their length alone.
+
+    Raises:
+        ConfigError: they have many.
+    """
+    found = width(template)
+    if found is None:
+        raise ConfigError(
+            f"replies in {spec} can be told apart only if all prefixes have one width, which those"
+            f" of {template!r} have not"
+        )
+    return found
+
+
 def form(template: str) -> re.Pattern[bytes]:
     """What matches any rendering of the template by any server, and little else."""
     pieces = []

@@ -10,53 +10,21 @@ from pathlib import Path
 
 import click
 
-from .. import framing as framings
-from .. import limits
-from .. import prefix as prefixes
 from ..client import Client, converse
 from ..errors import FastechoError
-from ..settings import DEFAULT_ADDRESS
-from . import FAILED, complain
+from . import FAILED, complain, options
 
 PROMPT = "> "
 #: Lines of history that are kept between conversations.
 REMEMBERED = 1_000
 
 
-def specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """What a shell offers for a framing."""
-    return [spec for spec in framings.SPECS if spec.startswith(begun)]
-
-
 @click.command()
-@click.argument("address", metavar="[ADDR]", default=DEFAULT_ADDRESS)
-@click.option("--udp", is_flag=True, help="Use UDP for HOST:PORT; else it is TCP.")
-@click.option(
-    "--framing",
-    metavar="SPEC",
-    default="line",
-    show_default=True,
-    shell_complete=specs,
-    help="How messages are marked in a stream.",
-)
-@click.option(
-    "--prefix",
-    metavar="TEMPLATE",
-    default=prefixes.DEFAULT,
-    show_default=True,
-    help="The server's; needed with fixed:N, and with UDP if it is long.",
-)
+@options.target("The server's; needed with fixed:N, and with UDP if it is long.")
 @click.option(
     "--max-frame", metavar="BYTES", type=int, help="Longest message.  [default: 65536, or less]"
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=float,
-    default=limits.REPLY_TIMEOUT,
-    show_default=True,
-    help="For a connection, and for each reply.",
-)
+@options.timeout
 def client(
     address: str, udp: bool, framing: str, prefix: str, max_frame: int | None, timeout: float
 ) -> int:

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from .. import backend as backends
-from .. import limits
-from .. import prefix as prefixes
 from ..errors import FastechoError
-from ..settings import DEFAULT_ADDRESS
-from . import FAILED, UNAVAILABLE, complain, extra, raise_descriptor_limit
-from .client import specs
+from . import FAILED, UNAVAILABLE, complain, extra, options, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from ..load import Load
@@ -36,23 +32,7 @@ def _file(option: str, told: str) -> Callable[[Any], Any]:
 
 
 @click.command()
-@click.argument("address", metavar="[ADDR]", default=DEFAULT_ADDRESS)
-@click.option("--udp", is_flag=True, help="HOST:PORT is UDP; else it is TCP.")
-@click.option(
-    "--framing",
-    metavar="SPEC",
-    default="line",
-    show_default=True,
-    shell_complete=specs,
-    help="How messages are marked in a stream.",
-)
-@click.option(
-    "--prefix",
-    metavar="TEMPLATE",
-    default=prefixes.DEFAULT,
-    show_default=True,
-    help="The server's, which each reply must have; empty for a plain echo.",
-)
+@options.target("The server's, which each reply must have; empty for a plain echo.")
 @click.option(
     "--connections", metavar="N", type=int, default=1, show_default=True, help="How many."
 )
@@ -99,14 +79,7 @@ def _file(option: str, told: str) -> Callable[[Any], Any]:
     show_default=True,
     help="When messages are due, in open loop.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=float,
-    default=limits.REPLY_TIMEOUT,
-    show_default=True,
-    help="For a connection, and for each reply.",
-)
+@options.timeout
 @click.option(
     "--connect-per-message", is_flag=True, help="Each message goes over a connection of its own."
 )

@@ -11,12 +11,10 @@ from typing import Any
 
 import click
 
-from .. import __version__, clocks, limits, machine
+from .. import __version__, clocks, machine
 from .. import ping as pings
-from .. import prefix as prefixes
-from ..settings import DEFAULT_ADDRESS
-from . import FAILED, complain
-from .client import specs, visible
+from . import FAILED, complain, options
+from .client import visible
 
 #: All times are shown in milliseconds, as ping(8) does.
 MS = 1e6
@@ -25,23 +23,7 @@ MS = 1e6
 @click.command(
     epilog="Exit status: 0 a reply came, 1 none did, 2 wrong usage, 3 nobody can be reached."
 )
-@click.argument("address", metavar="[ADDR]", default=DEFAULT_ADDRESS)
-@click.option("--udp", is_flag=True, help="HOST:PORT is UDP; else it is TCP.")
-@click.option(
-    "--framing",
-    metavar="SPEC",
-    default="line",
-    show_default=True,
-    shell_complete=specs,
-    help="How messages are marked in a stream.",
-)
-@click.option(
-    "--prefix",
-    metavar="TEMPLATE",
-    default=prefixes.DEFAULT,
-    show_default=True,
-    help="The server's; a clock in it, such as {utc}, is compared with ours.",
-)
+@options.target("The server's; a clock in it, such as {utc}, is compared with ours.")
 @click.option("--count", metavar="N", type=int, help="Messages.  [default: until Ctrl-C]")
 @click.option(
     "--interval",
@@ -51,14 +33,7 @@ MS = 1e6
     show_default=True,
     help="From one message to the next, whatever becomes of it.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=float,
-    default=limits.REPLY_TIMEOUT,
-    show_default=True,
-    help="For a connection, and for each reply.",
-)
+@options.timeout
 @click.option("--size", metavar="BYTES", type=int, help="Of a message.  [default: 64]")
 @click.option("--json", "file", metavar="FILE", type=click.Path(), help="Write all results there.")
 def ping(address: str, file: str | None, **options: Any) -> int:
