@@ -216,7 +216,7 @@ PEERS = (
         "tutorial",
         "the tutorial's loop",
         "tutorial.py",
-        cannot={kind: ONE_CLIENT for kind in TCP if kind not in ("trip", "short")},
+        cannot={kind: ONE_CLIENT for kind in TCP if kind != "trip"},
         fails=TUTORIAL_CHECKS,
     ),
 )

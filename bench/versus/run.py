@@ -34,6 +34,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 import check  # noqa: E402
 from peers import KINDS, Peer, PeerError, Server, available, named, started  # noqa: E402
 
+from fastecho.errors import FastechoError  # noqa: E402
 from fastecho.load import Load, Plan  # noqa: E402
 
 YARDSTICK = "epoll"
@@ -180,11 +181,14 @@ def compare(kind: str, peers: Sequence[Peer], rounds: int) -> list[Row]:
     if kind == "idle":
         return beside_idle(able, rounds) + unable(kind, peers)
     with ExitStack() as stack:
-        contestants = [
-            Contestant(name, stack.enter_context(started(peer, SERVER_CPU)), PLANS[kind], stack)
-            for name, peer in with_control(able)
-        ]
-        return measure(contestants, rounds) + unable(kind, peers)
+        contestants, rows = [], unable(kind, peers)
+        for name, peer in with_control(able):
+            server = stack.enter_context(started(peer, SERVER_CPU))
+            try:
+                contestants.append(Contestant(name, server, PLANS[kind], stack))
+            except FastechoError as error:
+                rows.append(Row(name, str(error)))
+        return measure(contestants, rounds) + rows
 
 
 def with_control(peers: Sequence[Peer]) -> list[tuple[str, Peer]]:
@@ -334,6 +338,7 @@ def main() -> int:
     parser.add_argument("--peers", default="", help="peers, with commas between")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--unchecked", action="store_true", help="skip the checks of the peers")
+    parser.add_argument("--add", action="store_true", help="keep the other kinds that FILE has")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     kinds = options.only.split(",") if options.only else list(KINDS)
@@ -356,6 +361,8 @@ def main() -> int:
         "rounds": options.rounds,
         "kinds": {},
     }
+    if options.add:
+        results = json.loads(options.out.read_text()) | {"rounds": options.rounds}
     special = {"memory": memory, "ready": readiness, "latency": latencies}
     for kind in kinds:
         say(KINDS[kind])
