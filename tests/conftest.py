@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
 import zones
 from hypothesis import settings
+from processes import named
 
 from fastecho import backend
 
@@ -42,6 +44,27 @@ def twin(request: pytest.FixtureRequest) -> backend.Twin:
 def twins() -> tuple[backend.Twin, backend.Twin]:
     """Both twins, to be compared: pure, native."""
     return load("pure"), load("native")
+
+
+@pytest.fixture(scope="module")
+def chosen(twin: backend.Twin) -> Iterator[str]:
+    """The twin's name; clients of this process are of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_chosen", lambda: twin.name)
+        yield twin.name
+
+
+@pytest.fixture
+def unused() -> Iterator[str]:
+    """A UDP and TCP address where nobody is, for as long as the test lasts."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as bound,
+    ):
+        address = tcp.getsockname()
+        tcp.close()
+        bound.bind(address)  # and does not listen
+        yield named(address)
 
 
 @pytest.fixture(scope="module")
