@@ -17,12 +17,11 @@ import argparse
 import json
 import os
 import platform
-import random
 import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,8 +41,6 @@ YARDSTICK = "epoll"
 CONTROL = "epoll again"
 WINDOW = 0.1  # seconds
 ROUNDS = 30
-#: Ratios of equals that are further from 1 than this make the others worthless.
-TOLERANCE = 0.02
 IDLE = 9_000
 GENERATOR_CPU, SERVER_CPU = 0, 1
 STARTS = 10
@@ -211,9 +208,8 @@ def beside_idle(peers: Sequence[Peer], rounds: int) -> list[Row]:
             pair = []
             for label, each in ((YARDSTICK, yardstick), (name, peer)):
                 server = stack.enter_context(started(each, SERVER_CPU))
-                rest = idle_connections(server, stack)
+                idle_connections(server, stack)
                 pair.append(Contestant(label, server, PLANS["idle"], stack))
-                del rest
             measured = measure(pair, max(rounds // 2, 5))
         rows += measured if not rows else measured[1:]
     return rows
@@ -313,7 +309,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def passing(peers: Iterable[Peer], say: Callable[[str], None]) -> tuple[list[Peer], dict[str, str]]:
+def passing(peers: Iterable[Peer]) -> tuple[list[Peer], dict[str, str]]:
     """Those that do the same work, and what the others failed."""
     good, bad = [], {}
     for peer in peers:
@@ -332,6 +328,10 @@ def failures(peer: Peer) -> dict[str, str]:
     return {name: verdict for name, verdict in verdicts.items() if verdict != "ok"}
 
 
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help="kinds of work, with commas between")
@@ -342,7 +342,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     kinds = options.only.split(",") if options.only else list(KINDS)
-    say = lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)  # noqa: E731
     wanted = named(filter(None, options.peers.split(",")))
     if YARDSTICK not in [peer.name for peer in wanted]:
         wanted = [*named([YARDSTICK]), *wanted]
@@ -351,9 +350,8 @@ def main() -> int:
         say(f"{name} is left out: {reason}")
     os.sched_setaffinity(0, {GENERATOR_CPU})
     if not options.unchecked:
-        peers, failed = passing(peers, say)
+        peers, failed = passing(peers)
         absent |= failed
-    random.seed(1)
     results: dict[str, Any] = {
         "machine": machine(),
         "peers": {peer.name: {"title": peer.title, "version": peer.version()} for peer in peers},

@@ -19,13 +19,11 @@ from ..errors import ConfigError
 from ..events import say
 from ..server import Server, send_piece
 from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Settings, load, misspelt
-from . import logs, raise_descriptor_limit
+from . import logs, options, raise_descriptor_limit
 
 MIB = 2**20
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 SECTIONS = ("Messages", "Limits", "Log", "Other")
-#: What the shell is offered for an option; choices are click's to offer.
-OFFERED = {"framing": framing.SPECS}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -77,14 +75,11 @@ def _option(setting: Field[Any]) -> Callable[[F], F]:
             help=setting.metadata["told"],
         )
     default = setting.metadata["shown"] or _shown(setting.default)
-    offered = OFFERED.get(setting.name, ())
     return click.option(
         f"--{name}",
         metavar=kind.metavar,
         type=click.Choice(kind.choices) if kind.choices else str,
-        shell_complete=None
-        if kind.choices
-        else lambda _ctx, _parameter, begun: [word for word in offered if word.startswith(begun)],
+        shell_complete=options.specs if setting.name == "framing" else None,
         help=f"{setting.metadata['told'].rstrip('.')} (default {default}).",
     )
 
