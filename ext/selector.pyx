@@ -1,7 +1,7 @@
 """The selector, compiled: epoll(7) with the contract of `selectors`, and `dispatch`.
 
-Entries are found by descriptor number. A serial number tells one registration of a descriptor from
-the next, so that `dispatch` calls no key that was unregistered or replaced since it woke. Data of
+Entries are found by descriptor number. Registrations and changes have a serial number, so that
+`dispatch` calls no key that was unregistered, replaced or changed since it woke. Data of
 exactly a native type is called in C; all else gets its Python `on_event`.
 """
 
@@ -56,9 +56,16 @@ cdef class Handler:
         """The descriptor is ready for the events in `mask`."""
         return 0
 
+    cdef int exhausted(self) except -1:
+        """`handle` ran out of memory, and the MemoryError is being handled: here, raised again."""
+        raise
+
     def on_event(self, int mask):
         """The descriptor is ready for the events in `mask`."""
-        self.handle(mask)
+        try:
+            self.handle(mask)
+        except MemoryError:
+            self.exhausted()
 
 
 cdef class SelectorCore:
@@ -93,7 +100,8 @@ cdef class SelectorCore:
         except MemoryError:
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
             raise
-        self.entries[fd].serial = self.next_serial()
+        self.serial += 1
+        self.entries[fd].serial = self.serial
         self.entries[fd].events = events
         self.entries[fd].direct = type(data) in direct_types
         if fileobj is not data:
@@ -112,7 +120,8 @@ cdef class SelectorCore:
         if epoll_ctl(self.epoll, EPOLL_CTL_MOD, fd, &event) < 0:
             PyErr_SetFromErrno(OSError)
         self.entries[fd].events = events
-        self.entries[fd].serial = self.next_serial()
+        self.serial += 1
+        self.entries[fd].serial = self.serial
         return 0
 
     cdef int remove(self, int fd) except -1:
@@ -171,12 +180,6 @@ cdef class SelectorCore:
         self.datas[fd] = None
         return 0
 
-    cdef uint32_t next_serial(self) noexcept:
-        self.serial += 1
-        if self.serial == 0:
-            self.serial = 1
-        return self.serial
-
     cdef int check_open(self) except -1:
         if self.epoll < 0:
             raise ValueError("I/O operation on closed epoll object")
@@ -218,7 +221,8 @@ cdef class SelectorCore:
             self.files[fd] = self.file(fd)
             self.datas[fd] = data
             self.entries[fd].direct = type(data) in direct_types
-            self.entries[fd].serial = self.next_serial()
+            self.serial += 1
+        self.entries[fd].serial = self.serial
         return self.key(fd)
 
     def select(self, timeout=None):
@@ -228,7 +232,7 @@ cdef class SelectorCore:
         if events == NULL:
             raise MemoryError
         try:
-            ready = wait(self, timeout, events, size)
+            ready = wait(self, milliseconds_of(timeout), events, size)
             found = []
             for i in range(ready):
                 fd = events[i].data.fd
@@ -261,24 +265,51 @@ cdef class SelectorCore:
 
     def dispatch(self, timeout=None):
         """Wait up to `timeout` seconds (None: for ever), call what is ready, return how many."""
+        return self.turn(milliseconds_of(timeout))
+
+    def run(self, double until):
+        """Dispatch, at least once, until the monotonic clock reads `until` or somebody stops it."""
+        cdef double left = until - monotonic()
+        self.stopped = False
+        while True:
+            self.turn(whole_milliseconds(max(left, 0)))
+            left = until - monotonic()
+            if self.stopped or left <= 0:
+                return
+            PyErr_CheckSignals()
+
+    def stop(self):
+        """Have `run` return after this turn."""
+        self.stopped = True
+
+    cdef int turn(self, int milliseconds) except -1:
+        """Wait for so long (-1: for ever), call what is ready, return how many."""
         cdef epoll_event events[TURN]
-        cdef uint32_t serials[TURN]
-        cdef int ready = wait(self, timeout, events, TURN), called = 0, i, fd, mask
-        cdef object data
-        for i in range(ready):
-            fd = events[i].data.fd
-            serials[i] = self.entries[fd].serial if fd < self.capacity else 0
-        for i in range(ready):
-            fd = events[i].data.fd
-            if serials[i] == 0 or self.entries[fd].serial != serials[i]:
-                continue
-            mask = ready_for(events[i].events) & self.entries[fd].events
-            data = self.datas[fd]
-            called += 1
-            if self.entries[fd].direct:
-                (<Handler> data).handle(mask)
-            else:
-                data.on_event(mask)
+        cdef int ready = wait(self, milliseconds, events, TURN), called = 0, at = 0, fd, mask
+        cdef uint64_t newest = self.serial
+        cdef Entry entry
+        cdef object data = None
+        while at < ready:
+            try:    # for all of them: an exception's frame costs as much as half a message
+                while at < ready:
+                    fd = events[at].data.fd
+                    mask = ready_for(events[at].events)
+                    at += 1
+                    if fd >= self.capacity:
+                        continue
+                    entry = self.entries[fd]
+                    if entry.serial - 1 >= newest:    # unregistered, or registered since
+                        continue
+                    data = self.datas[fd]
+                    called += 1
+                    if entry.direct:
+                        (<Handler> data).handle(mask & entry.events)
+                    else:
+                        data.on_event(mask & entry.events)
+            except MemoryError:
+                if type(data) not in direct_types:
+                    raise
+                (<Handler> data).exhausted()
         return called
 
 
@@ -304,14 +335,11 @@ class Map(Mapping):
         return iter([fd for fd in range(core.capacity) if core.entries[fd].serial])
 
 
-cdef int wait(SelectorCore core, timeout, epoll_event* events, int size) except -1:
-    """epoll_wait for at least `timeout` seconds; after a signal's handler it goes on (PEP 475)."""
-    cdef int milliseconds = -1, ready
-    cdef double deadline = 0
+cdef int wait(SelectorCore core, int milliseconds, epoll_event* events, int size) except -1:
+    """epoll_wait for at least so long; after a signal's handler it goes on (PEP 475)."""
+    cdef int ready
+    cdef double deadline = monotonic() + milliseconds / 1e3 if milliseconds > 0 else 0
     core.check_open()
-    if timeout is not None:
-        milliseconds = whole_milliseconds(timeout if not timeout <= 0 else 0)
-        deadline = monotonic() + milliseconds / 1e3
     while True:
         with nogil:
             ready = epoll_wait(core.epoll, events, size, milliseconds)
@@ -349,6 +377,13 @@ cdef inline int ready_for(uint32_t found) noexcept:
     return (EVENT_WRITE if found & ~<uint32_t> EPOLLIN else 0) | (
         EVENT_READ if found & ~<uint32_t> EPOLLOUT else 0
     )
+
+
+cdef int milliseconds_of(timeout) except -2:
+    """Of a timeout as `selectors` has it; -1: none."""
+    if timeout is None:
+        return -1
+    return whole_milliseconds(timeout if not timeout <= 0 else 0)
 
 
 cdef int whole_milliseconds(double seconds) except -1:

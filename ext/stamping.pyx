@@ -24,9 +24,6 @@ from fastecho.limits import MAX_PEER, MAX_PREFIX, MAX_TIME_NS
 from fastecho.timestamps import FRACTIONS, TOKENS, plan
 
 cdef enum:
-    NS = 1_000_000_000    # nanoseconds of a second
-
-cdef enum:
     # Kinds of steps.
     LITERAL, FRACTION, EPOCH_MS, EPOCH_US, EPOCH_NS, MONO_NS, SEQ, LENGTH, PEER
 
@@ -110,6 +107,9 @@ cdef class Stamper:
         self.literals = literals
         self.text = PyBytes_AS_STRING(literals)
         self.second = second
+        self.second_ns = second * NS
+        self.text_length = <size_t> PyBytes_GET_SIZE(literals)
+        self.constant = not self.per_message and all(isinstance(part, bytes) for part in planned)
         return 0
 
     cdef int prefix(
@@ -137,9 +137,9 @@ cdef class Stamper:
         if now_ns // NS != self.second:
             self.replan(now_ns // NS)
         prefix.render = NULL
-        if self.count == 1 and self.steps[0].kind == LITERAL:
+        if self.constant:
             prefix.text = self.text
-            prefix.length = self.steps[0].length
+            prefix.length = self.text_length
         else:
             prefix.text = self.scratch
             prefix.length = self.write(self.scratch, now_ns, seq, length, peer, peer_length)
@@ -226,16 +226,6 @@ cdef int64_t checked_time(now_ns) except -1:
     if not 0 <= now_ns <= MAX_TIME_NS:
         raise ValueError(f"now_ns must be from 0 to {MAX_TIME_NS}, not {now_ns}")
     return now_ns
-
-
-cdef int stamp(
-    Codec codec, Stamper stamper, bytes peer, const char* data, size_t size, char* out,
-    size_t room, int64_t now_ns, size_t* consumed, size_t* written,
-) except -1:
-    """The hot path: cut `data`, stamp the messages into `out`, as many as fit."""
-    cdef Prefix prefix
-    stamper.prefix(&prefix, now_ns, PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer))
-    return codec.run(data, size, None, out, room, &prefix, consumed, written)
 
 
 cdef int stamp_tail(

@@ -4,6 +4,7 @@ System calls are made here, with the GIL held: none of them blocks. A stream at 
 what it must keep while the kernel takes no more is one block, replies first, then input.
 """
 
+from cython cimport final
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
@@ -67,6 +68,7 @@ cdef double UNREAD = UNREAD_AFTER
 cdef frozenset passing = addresses.PASSING
 
 
+@final
 cdef class Shared:
     """What all streams of a loop share."""
 
@@ -220,6 +222,7 @@ cdef class Listener(Handler):
         self.sock.close()
 
 
+@final
 cdef class Stream(Handler):
     """One connection: reads, answers, keeps what could not be sent. Made by its listener."""
 
@@ -334,26 +337,26 @@ cdef class Stream(Handler):
 
     cdef int handle(self, int mask) except -1:
         """The descriptor is ready: go on with what it was waited for."""
-        try:
-            if self.state == READING:
-                self.receive()
-            elif self.state == WRITING:
-                self.resume()
-            elif self.state == LINGERING:
-                self.discard()
-        except MemoryError:
-            self.shut("enomem")
+        if self.state == READING:
+            self.receive()
+        elif self.state == WRITING:
+            self.resume()
+        elif self.state == LINGERING:
+            self.discard()
         return 0
 
-    cdef bint receive(self) except -1:
+    cdef int exhausted(self) except -1:
+        """There was no memory for it."""
+        return self.shut("enomem")
+
+    cdef inline bint receive(self) except -1:
         """One `recv` and its replies; whether the next may bring anything."""
-        cdef Listener listener = self.listener
-        cdef Shared shared = listener.shared
+        cdef char* buffer = self.listener.shared.receive_buffer
         cdef ssize_t count
         cdef int64_t now_ns
         cdef int number
         while True:
-            count = recv(self.fd, shared.receive_buffer, shared.receive, 0)
+            count = recv(self.fd, buffer, self.listener.shared.receive, 0)
             if count >= 0:
                 break
             number = errno
@@ -361,34 +364,33 @@ cdef class Stream(Handler):
                 self.not_done(number)
                 return number != EAGAIN
             PyErr_CheckSignals()
-        now_ns = read_clock(listener.echo.stamper)
-        if count:
-            listener.bytes_in += <uint64_t> count
-            if listener.show_cuts:
-                listener.owner.received(self, shared.receive_buffer[:count])
-            self.answer(shared.receive_buffer, <size_t> count, now_ns)
-        else:
+        now_ns = read_clock(self.listener.echo.stamper)
+        if count == 0:
             self.at_end(now_ns)
+            return True
+        self.listener.bytes_in += <uint64_t> count
+        if self.listener.show_cuts:
+            self.listener.owner.received(self, buffer[:count])
+        self.answer(buffer, <size_t> count, now_ns)
         return True
 
-    cdef int answer(self, const char* data, size_t size, int64_t now_ns) except -1:
+    cdef inline int answer(self, const char* data, size_t size, int64_t now_ns) except -1:
         """Cut, stamp and send piece by piece; keep what is left when the kernel takes no more."""
-        cdef Shared shared = self.listener.shared
-        cdef Stamper stamper = self.listener.echo.stamper
+        cdef Listener listener = self.listener
+        cdef char* replies = listener.shared.send_buffer
         cdef size_t consumed, written
         cdef uint64_t before
         while size:
             before = self.codec.messages
             stamp(
-                self.codec, stamper, self.shown_peer, data, size, shared.send_buffer, shared.send,
-                now_ns, &consumed, &written,
+                self.codec, listener.echo.stamper, self.shown_peer, data, size, replies,
+                listener.shared.send, now_ns, &consumed, &written,
             )
             data += consumed
             size -= consumed
-            self.listener.messages += self.codec.messages - before
-            if not self.send(shared.send_buffer, written, data, size, now_ns):
+            listener.messages += self.codec.messages - before
+            if not self.send(replies, written, data, size, now_ns):
                 return self.note_fault()
-        self.note_fault()
         return self.settle()
 
     cdef int at_end(self, int64_t now_ns) except -1:
@@ -403,7 +405,6 @@ cdef class Stream(Handler):
         )
         self.listener.messages += self.codec.messages - before
         if self.send(shared.send_buffer, written, NULL, 0, now_ns):
-            self.note_fault()
             return self.settle()
         return self.note_fault()
 
@@ -414,7 +415,7 @@ cdef class Stream(Handler):
             self.listener.owner.faulted(self, error)
         return 0
 
-    cdef bint send(
+    cdef inline bint send(
         self, const char* replies, size_t size, const char* rest, size_t rest_size, int64_t now_ns
     ) except -1:
         """Send; keep what the kernel did not take, and wait for it. Whether it took all."""
@@ -482,8 +483,11 @@ cdef class Stream(Handler):
             PyMem_Free(kept)
         return 0
 
-    cdef int settle(self) except -1:
+    cdef inline int settle(self) except -1:
         """Everything that came is answered and sent."""
+        if self.codec.error is None and self.state == READING and not self.ended:
+            return 0
+        self.note_fault()
         if self.ended:
             return self.shut("eof")
         if self.codec.error is not None:

@@ -3,6 +3,9 @@
 The loop does one thing: dispatch until it is stopped, and about once a second call `sweep`, which
 does what is due; there is no timer per connection. `stop` may come from any thread or signal
 handler: it writes to a descriptor that the selector watches.
+
+Short of memory, a stream ends itself; a MemoryError that comes as far as here is of somebody whom
+the next turn tries again.
 """
 
 from __future__ import annotations
@@ -42,30 +45,30 @@ class Loop:
         """Dispatch until `stop`, calling `sweep` about once a second."""
         due = time.monotonic() + SWEEP_INTERVAL
         while not self._stopped:
-            self.turn(due - time.monotonic())
+            with suppress(MemoryError):
+                self.selector.run(due)
             if time.monotonic() >= due:
                 sweep()
                 due = time.monotonic() + SWEEP_INTERVAL
 
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds, and call what is ready."""
-        # Short of memory, a stream ends itself; whoever else is, is ready in the next turn too.
-        try:  # noqa: SIM105 (every turn would pay for a context manager)
+        with suppress(MemoryError):
             self.selector.dispatch(timeout)
-        except MemoryError:
-            pass
 
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, a signal handler, or twice."""
         self._stopped = True
+        self.selector.stop()
         with self._lock:
             if self._writer >= 0:
                 with suppress(BlockingIOError):  # full: the loop will wake up anyway
                     os.write(self._writer, b"!")
 
     def on_event(self, mask: int) -> None:
-        """Somebody called `stop`."""
+        """Somebody called `stop`, maybe just before `run` of the selector began."""
         os.read(self._reader, 4096)
+        self.selector.stop()
 
     def close(self) -> None:
         """Give the descriptors back."""

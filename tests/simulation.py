@@ -108,6 +108,16 @@ class Selector:
     def close(self) -> None:
         self._keys.clear()
 
+    def run(self, until: float) -> None:
+        self._stopped = False
+        while True:
+            self.dispatch(until - self._world.now)
+            if self._stopped or until <= self._world.now:
+                return
+
+    def stop(self) -> None:
+        self._stopped = True
+
     def dispatch(self, timeout: float) -> int:
         world = self._world
         deadline = world.now + max(timeout, 0)

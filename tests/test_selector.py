@@ -695,3 +695,57 @@ def test_a_new_descriptor_in_the_turn_is_looked_at_in_the_next(selector, ready, 
     assert newcomer.masks == []
     assert selector.dispatch(0) == 2
     assert newcomer.masks == [READ]
+
+
+# -- run
+
+
+def soon() -> float:
+    """When a run that nobody stops would end."""
+    return time.monotonic() + 60
+
+
+def test_run_dispatches_until_it_is_stopped(selector, ready):
+    (some,) = ready(1, lambda handler: selector.stop() if len(handler.masks) == 3 else None)
+    selector.run(soon())
+    assert some.handler.masks == [READ] * 3
+
+
+def test_run_takes_one_turn_though_its_time_is_over(selector, ready):
+    (some,) = ready(1)
+    selector.run(0.0)
+    assert some.handler.masks == [READ]
+
+
+def test_run_ends_in_time_and_not_before(selector):
+    until = time.monotonic() + 0.01
+    selector.run(until)
+    assert time.monotonic() >= until
+
+
+def test_what_is_raised_ends_run_and_it_can_be_taken_up_again(selector, ready):
+    def act(handler):
+        if len(handler.masks) == 1:
+            raise LookupError
+        selector.stop()
+
+    (some,) = ready(1, act)
+    with pytest.raises(LookupError):
+        selector.run(soon())
+    selector.run(soon())
+    assert some.handler.masks == [READ] * 2
+
+
+def test_signal_handlers_run_between_the_turns_of_a_run(selector, pairs):
+    until = soon()
+    before = signal.signal(signal.SIGHUP, lambda *_: selector.stop())
+    try:
+        # Always ready, so that a signal never interrupts a wait, and no line of Python is run.
+        sock, peer = pairs()
+        peer.send(b"!")
+        assert signal.SIGHUP == READ
+        selector.register(sock, READ, SimpleNamespace(on_event=signal.raise_signal))
+        selector.run(until)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert time.monotonic() < until

@@ -586,24 +586,6 @@ def test_the_python_method_of_a_subclass_is_called(twin, site):
     assert site.listener.turns == READ
 
 
-def test_the_python_method_of_a_stream_s_subclass_is_called(twin, site):
-    class Counting(twin.Stream):
-        masks = ()
-
-        def on_event(self, mask):
-            self.masks += (mask,)
-
-    site = site()
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        counting = Counting.__new__(Counting)
-        site.selector.register(reader, READ, counting)
-        writer.send(b"!")
-        assert site.selector.dispatch(0) == 1
-        assert counting.masks == (READ,)
-        site.selector.unregister(reader)
-
-
 def test_a_stream_may_be_left_to_another_handler_for_a_while(site):
     site = site()
     client, stream = site.accepted()

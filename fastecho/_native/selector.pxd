@@ -1,6 +1,6 @@
 """C interface of the selector; the contract is that of `fastecho._pure.selector`."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     EVENT_READ = 1
@@ -9,23 +9,30 @@ cdef enum:
 # A key's data that can be called without leaving C.
 cdef class Handler:
     cdef int handle(self, int mask) except -1
+    cdef int exhausted(self) except -1
 
-# What is known of a descriptor; `serial` is 0 while it is not registered.
-cdef struct Entry:
-    uint32_t serial
-    short events
-    short direct
+# What is known of a descriptor, in a word; `serial` is 0 while it is not registered.
+cdef extern from *:
+    """
+    typedef struct { uint64_t serial : 56, events : 4, direct : 4; } fastecho_entry;
+    """
+    ctypedef struct Entry "fastecho_entry":
+        uint64_t serial
+        int events
+        bint direct
 
 cdef class SelectorCore:
     cdef int epoll
     cdef Entry* entries
     cdef int capacity
     cdef int count
-    cdef uint32_t serial
+    cdef uint64_t serial
     cdef dict files    # by descriptor, of those that are not their own data
     cdef list datas
     cdef object map
+    cdef bint stopped
 
+    cdef int turn(self, int milliseconds) except -1
     cdef int add(self, int fd, fileobj, int events, data) except -1
     cdef int change(self, int fd, int events) except -1
     cdef int remove(self, int fd) except -1
@@ -36,6 +43,5 @@ cdef class SelectorCore:
     cdef object file(self, int fd)
     cdef int reserve(self, int fd) except -1
     cdef int forget(self, int fd) except -1
-    cdef uint32_t next_serial(self) noexcept
 
 cdef int call_directly(type kind) except -1

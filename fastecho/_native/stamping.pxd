@@ -1,5 +1,6 @@
 """C interface of the stamper and the echo; the contract is that of `fastecho._pure.stamping`."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from fastecho._native.framing cimport Codec, Prefix
@@ -20,6 +21,9 @@ cdef class Stamper:
     cdef public int64_t mono_offset
     cdef bint per_message
     cdef int64_t second
+    cdef int64_t second_ns    # when it began
+    cdef bint constant        # the prefix is, for a second: all of `text`
+    cdef size_t text_length
     cdef bytes literals
     cdef const char* text
     cdef Step* steps
@@ -46,11 +50,26 @@ cdef class Echo:
 
     cpdef Echo fresh(self, bytes peer=*)
 
+cdef enum:
+    NS = 1_000_000_000    # nanoseconds of a second
+
 # What an echo does; a stream has its parts, but no object to hold them together.
-cdef int stamp(
+cdef inline int stamp(
     Codec codec, Stamper stamper, bytes peer, const char* data, size_t size, char* out,
     size_t room, int64_t now_ns, size_t* consumed, size_t* written,
-) except -1
+) except -1:
+    """The hot path: cut `data`, stamp the messages into `out`, as many as fit."""
+    cdef Prefix prefix
+    if stamper.constant and 0 <= now_ns - stamper.second_ns < NS:
+        prefix.render = NULL
+        prefix.text = stamper.text
+        prefix.length = stamper.text_length
+    else:
+        stamper.prefix(&prefix, now_ns, PyBytes_AS_STRING(peer), <size_t> PyBytes_GET_SIZE(peer))
+    if codec.held_length == 0 and codec.error is None and not codec.finished:
+        return codec.run_whole(data, size, None, out, room, &prefix, consumed, written)
+    return codec.run(data, size, None, out, room, &prefix, consumed, written)
+
 cdef int stamp_tail(
     Codec codec, Stamper stamper, bytes peer, char* out, size_t room, int64_t now_ns,
     size_t* written,

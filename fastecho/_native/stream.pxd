@@ -69,15 +69,15 @@ cdef class Stream(Handler):
     cdef uint8_t told_unfinished
     cdef uint8_t told_unread
 
-    cdef bint receive(self) except -1
-    cdef int answer(self, const char* data, size_t size, int64_t now_ns) except -1
+    cdef inline bint receive(self) except -1
+    cdef inline int answer(self, const char* data, size_t size, int64_t now_ns) except -1
     cdef int at_end(self, int64_t now_ns) except -1
     cdef int note_fault(self) except -1
-    cdef bint send(
+    cdef inline bint send(
         self, const char* replies, size_t size, const char* rest, size_t rest_size, int64_t now_ns
     ) except -1
     cdef int resume(self) except -1
-    cdef int settle(self) except -1
+    cdef inline int settle(self) except -1
     cdef int linger(self) except -1
     cdef int discard(self) except -1
     cdef int watch(self, int state, int events) except -1

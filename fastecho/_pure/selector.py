@@ -1,6 +1,7 @@
 """A `selectors` selector that can also dispatch: wait, then call each ready key's data.
 
-`dispatch` is the loop's one step. Contract, beyond that of `selectors.BaseSelector`:
+`dispatch` is the loop's one step, which `run` takes again and again. The contract, beyond that of
+`selectors.BaseSelector`:
 
 - It calls `key.data.on_event(mask)` for each ready key and returns how many it called.
 - A key that an earlier call of the same turn unregistered or replaced is not called: descriptor
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import selectors
+import time
 from typing import Protocol
 
 EVENT_READ = selectors.EVENT_READ
@@ -27,7 +29,21 @@ class Handler(Protocol):
 
 
 class Selector(selectors.DefaultSelector):
-    """The platform's best level-triggered selector, with `dispatch`."""
+    """The platform's best level-triggered selector, with `dispatch` and `run`."""
+
+    def run(self, until: float) -> None:
+        """Dispatch, at least once, until the monotonic clock reads `until` or somebody stops it."""
+        self._stopped = False
+        left = until - time.monotonic()
+        while True:
+            self.dispatch(left)
+            left = until - time.monotonic()
+            if self._stopped or left <= 0:
+                return
+
+    def stop(self) -> None:
+        """Have `run` return after this turn."""
+        self._stopped = True
 
     def dispatch(self, timeout: float | None = None) -> int:
         """Wait up to `timeout` seconds (None: for ever), call what is ready, return how many."""

@@ -24,7 +24,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, final
 
 from .. import addresses
 from ..addresses import Address
@@ -257,6 +257,7 @@ class Listener:
         self.sock.close()
 
 
+@final
 class Stream:
     """One connection: reads, answers, keeps what could not be sent. Made by its listener.
 
