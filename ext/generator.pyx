@@ -1,9 +1,11 @@
 """The load generator's engine, compiled: what `fastecho._pure.generator` specifies.
 
-A message is written straight into the send buffer and its reply compared in place, piece by piece:
-the head, the last right prefix, the number, what never changes. Python is asked about the rest.
+A message is written straight into the send buffer and its reply compared in place, with the last
+right prefix. Where all messages are of one kind, only their numbers are written anew. Python is
+asked about what is not as expected.
 """
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
@@ -59,6 +61,9 @@ from fastecho._pure.generator import Kind, WrongReply
 cdef extern from * nogil:
     int __builtin_clzll(unsigned long long value)
 
+cdef extern from "same.h" nogil:
+    bint same_bytes(const char* a, const char* b, size_t size)
+
 cdef enum:
     DIGITS = 8          # as NUMBER in the pure twin
     NO_DIGIT = 255
@@ -74,6 +79,9 @@ cdef enum:
     FLYING = 1
     ANSWERED = 2
     LOST = 3
+
+cdef enum:
+    RIGHT, PARTIAL, WRONG    # what bytes are to a message: its reply, the start of that, neither
 
 cdef size_t RECEIVE = RECEIVE_BUFFER
 cdef size_t SEND = SEND_BUFFER
@@ -92,6 +100,7 @@ cdef struct Batch:
     char data[BATCH][LARGEST]
 
 
+@final
 cdef class Histogram:
     """Counts of durations."""
 
@@ -128,6 +137,7 @@ cdef class Histogram:
         return found
 
 
+@final
 cdef class Tally:
     """What all channels of a run have done together."""
 
@@ -137,6 +147,7 @@ cdef class Tally:
         self.lateness = Histogram()
 
 
+@final
 cdef class Source:
     """What is sent, and what must come back; shared by all channels."""
 
@@ -188,6 +199,7 @@ cdef class Source:
             raise MemoryError
         self.epoch = 1
         self.uniform = len(self.kinds) == 1 and self.largest > 0
+        self.alike = self.uniform and self.shapes[0].digits == DIGITS
         if self.uniform:    # then only the numbers are written for each
             for k in range(self.room // self.largest):
                 memcpy(self.out + k * self.largest, self.shapes[0].frame, self.largest)
@@ -274,6 +286,50 @@ cdef class Source:
             memcpy(shape.reply + shape.number_at, text + DIGITS - shape.digits, shape.digits)
         return shape.reply
 
+    cdef inline void number_alike(self, char* out, uint64_t number, int64_t count) noexcept:
+        """Number so many messages, all of the one kind that there is, where they already lie."""
+        cdef char* at = out + self.shapes[0].start
+        cdef uint64_t last = number + <uint64_t> count
+        cdef char text[DIGITS]
+        self.put_number(text, number)
+        while number != last:
+            if number & 255 == 0:    # else it is as before, but for the last two digits
+                self.put_number(text, number)
+            memcpy(at, text, DIGITS)
+            memcpy(at + DIGITS - 2, &self.pairs[number & 255], 2)
+            at += self.largest
+            number += 1
+
+    cdef inline int64_t right_alike(
+        self, const char* data, size_t size, uint64_t number, int64_t most
+    ) except -1:
+        """How many right replies, all of the one kind that there is, these bytes begin with."""
+        cdef Shape* shape = &self.shapes[0]
+        cdef int64_t right = 0
+        cdef size_t rest
+        cdef char text[DIGITS]
+        if not self.alike or not self.judged or size < shape.reply_size:
+            return 0
+        if shape.epoch != self.epoch:
+            self.renew(shape)
+        rest = shape.number_at + DIGITS
+        self.put_number(text, number)
+        while right < most and size >= shape.reply_size:
+            if number & 255 == 0:
+                self.put_number(text, number)
+            if not (
+                same_bytes(data, shape.reply, shape.number_at)
+                and memcmp(data + shape.number_at, text, DIGITS - 2) == 0
+                and memcmp(data + rest - 2, &self.pairs[number & 255], 2) == 0
+                and same_bytes(data + rest, shape.reply + rest, shape.reply_size - rest)
+            ):
+                break
+            data += shape.reply_size
+            size -= shape.reply_size
+            number += 1
+            right += 1
+        return right
+
     cdef int renew(self, Shape* shape) except -1:
         """Lay out the reply to this kind of message anew: the prefix is another one."""
         cdef size_t body = shape.size - shape.start
@@ -299,6 +355,7 @@ cdef class Source:
         )
 
 
+@final
 cdef class Schedule:
     """When messages are due."""
 
@@ -467,6 +524,7 @@ cdef class Channel(Handler):
         return 0
 
 
+@final
 cdef class StreamChannel(Channel):
     """One connection, over TCP or a UNIX stream."""
 
@@ -521,20 +579,33 @@ cdef class StreamChannel(Channel):
         cdef Shape* shape
         cdef size_t size = 0
         cdef int64_t built = 0
+        if source.alike:
+            if <size_t> count * source.largest > SEND:
+                count = max(<int64_t> (SEND // source.largest), 1)
+            source.number_alike(source.out, self.base + self.sent, count)
+            built = count
+            size = <size_t> count * source.largest
         while built < count:
-            shape = source.shape(self.sent)
+            shape = source.shape(self.sent + <uint64_t> built)
             if built and size + shape.size > SEND:
                 break
-            size += source.write(source.out + size, shape, self.base + self.sent)
-            if self.schedule is None:
-                self.times[self.sent & self.ring] = now
-            self.sent += 1
+            size += source.write(
+                source.out + size, shape, self.base + self.sent + <uint64_t> built
+            )
             built += 1
-        self.tally.sent += <uint64_t> built
-        self.tally.left -= built
-        if self.schedule is not None:
-            self.owed -= built
+        self.note_sent(built, now)
         return size
+
+    cdef inline void note_sent(self, int64_t count, int64_t now) noexcept:
+        cdef uint64_t last = self.sent + <uint64_t> count, n
+        if self.schedule is None:
+            for n in range(self.sent, last):
+                self.times[n & self.ring] = now
+        else:
+            self.owed -= count
+        self.sent = last
+        self.tally.sent += <uint64_t> count
+        self.tally.left -= count
 
     cdef int push(self, const char* data, size_t size) except -1:
         """Send; keep what the kernel does not take, and wait for it."""
@@ -590,16 +661,11 @@ cdef class StreamChannel(Channel):
         now = monotonic_ns()
         self.tally.bytes_in += <uint64_t> count
         size = self.held_size + <size_t> count
-        try:
-            try:
-                self.match(source.received, size, now, &used)
-            finally:
-                self.note_latency(now)
-        except WrongReply as wrong:
-            self.shut()
-            self.owner.wrong(self, str(wrong), source.received[used:size])
+        self.match(source.received, size, now, &used)
+        if not self.open:
             return 0
-        self.hold(source.received + used, size - used)
+        if used < size or self.held_size:
+            self.hold(source.received + used, size - used)
         if self.renewed and self.in_flight() == 0 and self.allowed() > 0:
             self.reconnect()
         return self.send_more(now, False)
@@ -639,56 +705,82 @@ cdef class StreamChannel(Channel):
     ) except -1:
         """Verify the replies in these bytes; `used` is what they take."""
         cdef Source source = self.source
-        cdef Shape* shape
-        cdef uint64_t number
-        cdef int64_t since
-        cdef const char* reply
-        cdef size_t at, total, part, longest
-        while used[0] < size:
-            if self.sent == self.answered:
-                raise WrongReply("more came than was asked for")
-            shape = source.shape(self.answered)
-            number = self.base + self.answered
-            at = used[0]
-            reply = source.expect(shape, number)
-            total = shape.reply_size
-            part = min(size - at, total)
-            if source.judged and memcmp(data + at, reply, part) == 0:
-                if part < total:
-                    return 0
-            else:
-                longest = min(size - at, total + LARGEST)    # no prefix is longer
-                prefix = source.judge.prefix(
-                    data[at:at + longest], source.payload_of(shape, number)
-                )
-                if prefix is None:
-                    if longest < total + LARGEST:
-                        return 0
-                    raise WrongReply("it does not end where it should")
-                source.adopt(prefix)
-                reply = source.expect(shape, number)
-                total = shape.reply_size
-                if size - at < total or memcmp(data + at, reply, total):
-                    raise WrongReply("its header is not that of its length")
-            used[0] = at + total
-            since = (
-                self.times[self.answered & self.ring]
-                if self.schedule is None
-                else self.due_of(self.answered)
+        cdef int64_t right = 0, some
+        cdef int status = RIGHT
+        while used[0] < size and status == RIGHT:
+            some = source.right_alike(
+                data + used[0], size - used[0], self.base + self.answered + <uint64_t> right,
+                self.in_flight() - right,
             )
-            if since != self.since:
-                self.note_latency(now)
-                self.since = since
-            self.alike += 1
-            self.answered += 1
+            if some:
+                right += some
+                used[0] += <size_t> some * source.shapes[0].reply_size
+            elif self.in_flight() == right:
+                self.fault = "more came than was asked for"
+                status = WRONG
+            else:
+                status = self.match_one(self.answered + <uint64_t> right, data, size, used)
+                if status == RIGHT:
+                    right += 1
+        self.note_answers(right, now)
+        if status == WRONG:
+            self.shut()
+            self.owner.wrong(self, self.fault, data[used[0]:size])
         return 0
 
-    cdef int note_latency(self, int64_t now) except -1:
-        """Count the replies to what was sent, or due, at the same time."""
-        if self.alike:
-            self.tally.latency.add(now - self.since, self.alike)
-            self.tally.received += self.alike
-            self.alike = 0
+    cdef int match_one(
+        self, uint64_t n, const char* data, size_t size, size_t* used
+    ) except -1:
+        """Verify the reply to message n."""
+        cdef Shape* shape = self.source.shape(n)
+        cdef const char* reply = self.source.expect(shape, self.base + n)
+        cdef size_t left = size - used[0], total = shape.reply_size
+        if not self.source.judged or memcmp(data + used[0], reply, min(left, total)) != 0:
+            return self.judge(n, data + used[0], left, used)
+        if left < total:
+            return PARTIAL
+        used[0] += total
+        return RIGHT
+
+    cdef int judge(self, uint64_t n, const char* data, size_t size, size_t* used) except -1:
+        """Verify a reply whose prefix is not the last right one."""
+        cdef Source source = self.source
+        cdef Shape* shape = source.shape(n)
+        cdef size_t longest = min(size, shape.reply_size + LARGEST)    # no prefix is longer
+        try:
+            prefix = source.judge.prefix(
+                data[:longest], source.payload_of(shape, self.base + n)
+            )
+            if prefix is None:
+                if longest < shape.reply_size + LARGEST:
+                    return PARTIAL
+                raise WrongReply("it does not end where it should")
+            source.adopt(prefix)
+            source.expect(shape, self.base + n)
+            if size < shape.reply_size or memcmp(data, shape.reply, shape.reply_size) != 0:
+                raise WrongReply("its header is not that of its length")
+        except WrongReply as wrong:
+            self.fault = str(wrong)
+            return WRONG
+        used[0] += shape.reply_size
+        return RIGHT
+
+    cdef int note_answers(self, int64_t count, int64_t now) noexcept:
+        """Count so many right replies, in one go those to what was sent, or due, at one time."""
+        cdef Histogram latency = self.tally.latency
+        cdef uint64_t last = self.answered + <uint64_t> count, n, same = 0
+        cdef int64_t since = 0, before = 0
+        for n in range(self.answered, last):
+            since = self.times[n & self.ring] if self.schedule is None else self.due_of(n)
+            if since != before and same:
+                latency.add(now - before, same)
+                same = 0
+            before = since
+            same += 1
+        if same:
+            latency.add(now - since, same)
+        self.answered = last
+        self.tally.received += <uint64_t> count
         return 0
 
     cdef int hold(self, const char* data, size_t size) except -1:
@@ -705,6 +797,7 @@ cdef class StreamChannel(Channel):
         return 0
 
 
+@final
 cdef class DatagramChannel(Channel):
     """One connected UDP or UNIX datagram socket."""
 

@@ -517,7 +517,7 @@ class Load:
         Between two windows nothing is in flight. Whoever calls this instead of `run` calls `close`.
         """
         before = self._tally.received
-        self._tally.left = 2**62
+        self._tally.left = EVER
         self._start()
         self._turn_until(time.monotonic() + seconds)
         self._finish()
@@ -613,10 +613,12 @@ class Load:
                 look = now + LOOK
             elif not self._tally.left and not self._flying:
                 return
-            if self._schedule is None:
-                self._selector.dispatch(min(end, look) - now)
-            else:
+            if self._schedule is not None:
                 self._turn_in_time(min(end, look))
+            elif self._tally.left > EVER // 2:  # nothing but time will end it
+                self._selector.run(min(end, look))
+            else:
+                self._selector.dispatch(min(end, look) - now)
 
     def _turn_in_time(self, end: float) -> None:
         """One turn of an open loop: wait for replies until the next message is due."""

@@ -53,6 +53,7 @@ cdef class Source:
     cdef readonly bint judged     # whether any prefix was right yet
     cdef uint64_t epoch           # of the prefix
     cdef bint uniform             # one kind only
+    cdef bint alike               # and with a whole number
     cdef size_t count             # of kinds
     cdef const char* prefix_text
     cdef size_t prefix_size
@@ -67,6 +68,10 @@ cdef class Source:
     cdef size_t write(self, char* out, const Shape* shape, uint64_t number) noexcept
     cdef void put_number(self, char* text, uint64_t number) noexcept
     cdef const char* expect(self, Shape* shape, uint64_t number) except NULL
+    cdef void number_alike(self, char* out, uint64_t number, int64_t count) noexcept
+    cdef int64_t right_alike(
+        self, const char* data, size_t size, uint64_t number, int64_t most
+    ) except -1
     cdef int renew(self, Shape* shape) except -1
     cdef bytes payload_of(self, const Shape* shape, uint64_t number)
     cdef int take_heads(self, list heads) except -1
@@ -119,14 +124,13 @@ cdef class Channel(Handler):
 
 cdef class StreamChannel(Channel):
     cdef uint64_t ring            # of times
-    cdef uint64_t alike           # right replies of this recv, sent or due at the same time
-    cdef int64_t since            # this
     cdef char* kept               # bytes not sent yet
     cdef size_t kept_at
     cdef size_t kept_size
     cdef char* held               # bytes of a reply that is not complete
     cdef size_t held_size
     cdef bint renewed             # its connection, for each message
+    cdef str fault                # what is wrong
     cdef sockaddr_storage peer
     cdef socklen_t peer_size
 
@@ -135,7 +139,12 @@ cdef class StreamChannel(Channel):
     cdef int push(self, const char* data, size_t size) except -1
     cdef int receive(self) except -1
     cdef int match(self, const char* data, size_t size, int64_t now, size_t* used) except -1
-    cdef int note_latency(self, int64_t now) except -1
+    cdef int match_one(
+        self, uint64_t n, const char* data, size_t size, size_t* used
+    ) except -1
+    cdef int judge(self, uint64_t n, const char* data, size_t size, size_t* used) except -1
+    cdef int note_answers(self, int64_t count, int64_t now) noexcept
+    cdef void note_sent(self, int64_t count, int64_t now) noexcept
     cdef int hold(self, const char* data, size_t size) except -1
 
 cdef class DatagramChannel(Channel):
