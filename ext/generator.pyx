@@ -573,7 +573,7 @@ cdef class StreamChannel(Channel):
             self.note_lateness(first, now)
         return 0
 
-    cdef size_t build(self, int64_t count, int64_t now) noexcept:
+    cdef inline size_t build(self, int64_t count, int64_t now) noexcept:
         """Write the next messages, as many as a send buffer takes, and at least one."""
         cdef Source source = self.source
         cdef Shape* shape
@@ -607,7 +607,7 @@ cdef class StreamChannel(Channel):
         self.tally.sent += <uint64_t> count
         self.tally.left -= count
 
-    cdef int push(self, const char* data, size_t size) except -1:
+    cdef inline int push(self, const char* data, size_t size) except -1:
         """Send; keep what the kernel does not take, and wait for it."""
         cdef ssize_t sent
         cdef char* kept
@@ -641,7 +641,7 @@ cdef class StreamChannel(Channel):
             self.kept_size = size - <size_t> sent
         return self.watch(self.kept_size != 0)
 
-    cdef int receive(self) except -1:
+    cdef inline int receive(self) except -1:
         cdef Source source = self.source
         cdef ssize_t count
         cdef size_t size, used = 0
@@ -700,7 +700,7 @@ cdef class StreamChannel(Channel):
         self.selector.add(self.fd, self, EVENT_READ, self)
         return 0
 
-    cdef int match(
+    cdef inline int match(
         self, const char* data, size_t size, int64_t now, size_t* used
     ) except -1:
         """Verify the replies in these bytes; `used` is what they take."""
@@ -765,7 +765,7 @@ cdef class StreamChannel(Channel):
         used[0] += shape.reply_size
         return RIGHT
 
-    cdef int note_answers(self, int64_t count, int64_t now) noexcept:
+    cdef inline int note_answers(self, int64_t count, int64_t now) noexcept:
         """Count so many right replies, in one go those to what was sent, or due, at one time."""
         cdef Histogram latency = self.tally.latency
         cdef uint64_t last = self.answered + <uint64_t> count, n, same = 0

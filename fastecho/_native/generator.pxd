@@ -69,7 +69,7 @@ cdef class Source:
     cdef void put_number(self, char* text, uint64_t number) noexcept
     cdef const char* expect(self, Shape* shape, uint64_t number) except NULL
     cdef void number_alike(self, char* out, uint64_t number, int64_t count) noexcept
-    cdef int64_t right_alike(
+    cdef inline int64_t right_alike(
         self, const char* data, size_t size, uint64_t number, int64_t most
     ) except -1
     cdef int renew(self, Shape* shape) except -1
@@ -113,7 +113,7 @@ cdef class Channel(Handler):
     cdef int set_up(self) except -1
     cdef int send_more(self, int64_t now, bint on_time) except -1
     cdef int64_t in_flight(self) noexcept
-    cdef int64_t allowed(self) noexcept
+    cdef inline int64_t allowed(self) noexcept
     cdef int64_t due_of(self, uint64_t n) noexcept
     cdef int note_lateness(self, uint64_t first, int64_t now) except -1
     cdef int watch(self, bint writing) except -1
@@ -135,15 +135,15 @@ cdef class StreamChannel(Channel):
     cdef socklen_t peer_size
 
     cdef int reconnect(self) except -1
-    cdef size_t build(self, int64_t count, int64_t now) noexcept
-    cdef int push(self, const char* data, size_t size) except -1
-    cdef int receive(self) except -1
-    cdef int match(self, const char* data, size_t size, int64_t now, size_t* used) except -1
+    cdef inline size_t build(self, int64_t count, int64_t now) noexcept
+    cdef inline int push(self, const char* data, size_t size) except -1
+    cdef inline int receive(self) except -1
+    cdef inline int match(self, const char* data, size_t size, int64_t now, size_t* used) except -1
     cdef int match_one(
         self, uint64_t n, const char* data, size_t size, size_t* used
     ) except -1
     cdef int judge(self, uint64_t n, const char* data, size_t size, size_t* used) except -1
-    cdef int note_answers(self, int64_t count, int64_t now) noexcept
+    cdef inline int note_answers(self, int64_t count, int64_t now) noexcept
     cdef void note_sent(self, int64_t count, int64_t now) noexcept
     cdef int hold(self, const char* data, size_t size) except -1
 
