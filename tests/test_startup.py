@@ -101,9 +101,10 @@ def test_an_import_stays_within_its_budget(imported: set[str]) -> None:
     assert len(imported) <= IMPORT_BUDGET, sorted(imported)
 
 
-LISTING = """
-import atexit
-atexit.register(lambda: print(*sys.modules))
+ENDING = """
+import atexit, gc
+expression = sys.argv.pop(1)
+atexit.register(lambda: print(*eval(expression)))
 from fastecho.cli import main
 main()
 """
@@ -111,7 +112,12 @@ main()
 
 def served_modules(*flags: str) -> set[str]:
     """All that a daemon has loaded in the end, once it has served both protocols."""
-    process = isolated(LISTING, "127.0.0.1:0", *flags)
+    return set(in_the_end("sys.modules", *flags))
+
+
+def in_the_end(expression: str, *flags: str) -> list[str]:
+    """The words that this comes to in a daemon that has served both protocols."""
+    process = isolated(ENDING, expression, "127.0.0.1:0", *flags)
     try:
         assert process.stderr is not None
         ready = [process.stderr.readline() for _ in range(2)]
@@ -122,7 +128,7 @@ def served_modules(*flags: str) -> set[str]:
         process.kill()
         process.wait()
     assert (process.returncode, stderr.count("\n")) == (0, 1)
-    return set(stdout.split())
+    return stdout.split()
 
 
 def exchange_both(tcp: int, udp: int) -> None:
@@ -147,6 +153,11 @@ def test_a_daemon_without_a_file_loads_little(
     other = {"native": "_pure", "pure": "_native"}[twin.name]
     assert not [name for name in loaded if name.startswith(f"fastecho.{other}.")]
     assert "fastecho.cli.client" not in loaded
+
+
+def test_a_daemon_s_collector_leaves_alone_what_was_there_at_the_start() -> None:
+    frozen, all_others = map(int, in_the_end("[gc.get_freeze_count(), len(gc.get_objects())]"))
+    assert frozen > 10 * all_others
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -120,6 +121,7 @@ def serve(config: str | None, print_config: bool, **flags: Any) -> int:
     for sentence in misspelt(os.environ):
         say(logging.WARNING, "misspelt", sentence)
     server = Server(**vars(settings))
+    gc.freeze()  # what there is now stays: without it, a full collection stops us for 5 ms
     _stop_on_signals(server)
     _say_ready(server)
     server.run()
