@@ -27,8 +27,8 @@ The map. Imports point down, or left within a row::
 
 The way of the data is one call per readable socket::
 
-    loop.run -> selector.dispatch -> stream.on_event     recv -> cut and stamp -> send
-                                  -> datagrams.on_event  receive a batch -> stamp -> send
+    loop.run -> selector.run -> stream.on_event     recv -> cut and stamp -> send
+                             -> datagrams.on_event  receive a batch -> stamp -> send
 
 Public names:
 
