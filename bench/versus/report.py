@@ -1,6 +1,7 @@
 """RESULTS.md and its plots, from what run.py has measured: python bench/versus/report.py [FILE]
 
-Nothing in them is written by hand.
+Nothing in them is written by hand. With two files: do two runs agree? Every ratio of both, and
+which intervals have nothing in common; then the exit status is 1.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 
-from peers import KINDS  # noqa: E402
+import goals  # noqa: E402
+from ratios import Ratio, interval  # noqa: E402
+from works import WORKS  # noqa: E402
 
-YARDSTICK, CONTROL = "epoll", "epoll again"
+YARDSTICK = "epoll"
+AGAIN, ALONE = " again", " alone"
 #: As in run.py: C against itself may be off by so much.
 TOLERANCE = 0.02
 NAMES = {"fastecho": "#d55e00", "fastecho-pure": "#e69f00", "epoll": "#0072b2"}
@@ -30,13 +34,21 @@ which verifies every reply.
 
 **A figure is the processor time, user and system, that the server's process uses for a message**,
 as a ratio to a hand-written C `epoll` server's in the same round: the median over {rounds} rounds
-of windows of 0.1 s, there and back, and where that median lies with 95%. Less is better. The last
-row of each table is the C server against a second process of itself, that is: what the method makes
-of no difference.
+of windows of 0.1 s, there and back, and where that median lies with 95%. Less is better. A row
+"again" is the C server against a second process of itself, that is: what the method makes of no
+difference. "C epoll" is what everybody would write (`memchr` and `memcpy`, `recvmmsg` and
+`sendmmsg`); "at its best" finds newlines 64 bytes at a time, accepts once for an event, and has the
+kernel cut and join datagrams.
 """
 LATENCY = """Open loop, Poisson arrivals, 64 connections, 32-byte lines: microseconds from when a
-message was due to its reply, at shares of the rate at which each peer itself saturates. The machine
-is shared: the far tail is its neighbours' as much as the peer's."""
+message was due to its reply, at shares of the rate at which each peer itself saturates. Medians of
+short runs, in turns; the ratio to C is of runs in the same turn. The machine is shared: the far
+tail is its neighbours' as much as the peer's. The last column is in how many of the runs the
+generator itself was late, or busy for more than 90%."""
+GOALS = """## The goals
+
+`yes`: the whole interval lies at or below the goal; `no`: none of it; `not told`: the goal is
+within it. Counts are the ledger's (`make ledger`), and exact."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -47,13 +59,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def title_of(results: dict[str, Any], peer: str) -> str:
-    if peer == CONTROL:
-        return "C epoll again"
-    return str(results["peers"][peer]["title"])
+    for suffix, means in ((AGAIN, " again"), (ALONE, ", without the idle ones")):
+        if peer.endswith(suffix):
+            return title_of(results, peer.removesuffix(suffix)) + means
+    known = results["peers"].get(peer)
+    return str(known["title"]) if known else peer  # a framing
 
 
 def control_of(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    return next((row for row in rows if row["peer"] == CONTROL), None)
+    return next((row for row in rows if row["peer"].endswith(AGAIN)), None)
+
+
+def yardstick_of(kind: str) -> str:
+    return "fastecho" if kind == "framings" else YARDSTICK
 
 
 def is_fit(rows: list[dict[str, Any]]) -> bool:
@@ -63,17 +81,23 @@ def is_fit(rows: list[dict[str, Any]]) -> bool:
 
 
 def ratio(row: dict[str, Any]) -> str:
-    median, low, high = row["ratio"]
+    return shown(row["ratio"])
+
+
+def shown(ratio: Ratio) -> str:
+    median, low, high = ratio
     return f"{median:.2f} [{low:.2f}–{high:.2f}]"
 
 
 def summary(results: dict[str, Any]) -> str:
-    """All kinds of work, all peers: ratios alone."""
+    """All kinds of work that others do too, all peers: ratios alone."""
     peers = [peer for peer in results["peers"] if peer != YARDSTICK]
     rows = []
     for kind, found in results["kinds"].items():
         by_peer = {row["peer"]: row for row in found}
-        cells = [KINDS[kind], f"{by_peer[YARDSTICK]['ns']:,.0f}"]
+        if YARDSTICK not in by_peer:
+            continue
+        cells = [WORKS[kind].title, f"{by_peer[YARDSTICK]['ns']:,.0f}"]
         for peer in peers:
             row = by_peer.get(peer)
             measured = row is not None and not row["why_not"] and is_fit(found)
@@ -86,19 +110,19 @@ def summary(results: dict[str, Any]) -> str:
 def details(results: dict[str, Any], kind: str) -> str:
     """One kind of work."""
     rows = results["kinds"][kind]
-    text = [f"## {KINDS[kind][0].upper()}{KINDS[kind][1:]}", ""]
+    text = [f"## {WORKS[kind].title[0].upper()}{WORKS[kind].title[1:]}", ""]
     if not is_fit(rows):
         control = control_of(rows)
         assert control is not None
         text.append(
-            f"Not published: C against itself came out at {ratio(control)}, which is off by more"
-            f" than {TOLERANCE:.0%}."
+            f"Not published: the yardstick against itself came out at {ratio(control)},"
+            f" which is off by more than {TOLERANCE:.0%}."
         )
         return "\n".join(text)
     measured = [row for row in rows if not row["why_not"]]
-    order = [row for row in measured if row["peer"] != CONTROL]
-    order.sort(key=lambda row: row["ratio"][0])
-    order += [row for row in measured if row["peer"] == CONTROL]
+    order = sorted(
+        measured, key=lambda row: (row["peer"].endswith((AGAIN, ALONE)), row["ratio"][0])
+    )
     cells = [
         [
             title_of(results, row["peer"]),
@@ -110,27 +134,33 @@ def details(results: dict[str, Any], kind: str) -> str:
         ]
         for row in order
     ]
-    head = ["peer", "CPU ns/message", "ratio to C", "messages/s", "server busy", "generator busy"]
+    ratio_to = f"ratio to {title_of(results, yardstick_of(kind))}"
+    head = ["peer", "CPU ns/message", ratio_to, "messages/s", "server busy", "generator busy"]
     text += [table(head, cells), ""]
     reasons = [row for row in rows if row["why_not"]]
     text += [f"{title_of(results, row['peer'])}: –, {row['why_not']}." for row in reasons]
-    text += ["", f"![{KINDS[kind]}](plots/{kind}.png)"]
+    text += ["", f"![{WORKS[kind].title}](plots/{kind}.png)"]
     return "\n".join(text)
 
 
 def memory(results: dict[str, Any]) -> str:
     rows = [
-        [title_of(results, peer), f"{found['rest'] / 2**20:.1f}", f"{found['connection']:,.0f}"]
+        [
+            title_of(results, peer),
+            f"{found['rest'] / 2**20:.1f}",
+            f"{found['connection']:,.0f}",
+            f"{found['kernel']:,.0f}",
+        ]
         for peer, found in sorted(results["memory"].items(), key=lambda item: item[1]["connection"])
     ]
     return "\n".join(
         [
             "## Memory",
             "",
-            "Resident (VmRSS) at rest, and what each of 9,000 idle connections adds; the kernel's",
-            "part is not in it.",
+            "Resident (VmRSS) at rest, and what each of 9,000 idle connections adds; beside it",
+            "what the kernel takes for both ends of one (Slab).",
             "",
-            table(["peer", "at rest, MiB", "per idle connection, bytes"], rows),
+            table(["peer", "at rest, MiB", "per idle connection, bytes", "the kernel's"], rows),
         ]
     )
 
@@ -146,22 +176,36 @@ def ready(results: dict[str, Any]) -> str:
 
 
 def latency(results: dict[str, Any]) -> str:
-    text = [
-        "## Latency",
-        "",
-        LATENCY,
-    ]
-    for index in range(2):
+    text = ["## Latency", "", LATENCY]
+    found = results["latency"]
+    for index, first in enumerate(next(iter(found.values()))):
         rows = []
-        for peer, found in results["latency"].items():
-            one = found[index]
-            figures = [f"{one[name] / 1e3:,.0f}" for name in ("p50", "p90", "p99", "p99.9")]
-            note = "generator-bound" if one["bound"] else ""
-            rows.append([title_of(results, peer), f"{one['rate']:,.0f}", *figures, note])
-        share = next(iter(results["latency"].values()))[index]["share"]
-        head = ["peer", "messages/s", "p50", "p90", "p99", "p99.9", ""]
-        text += ["", f"At {share:.0%}:", "", table(head, rows)]
+        for peer, shares in found.items():
+            one, theirs = shares[index], found.get(YARDSTICK, shares)[index]
+            figures = [
+                f"{interval(run[name] for run in one['runs'])[0] / 1e3:,.0f}"
+                for name in ("p50", "p90", "p99", "p99.9")
+            ]
+            to_c = [shown(each) if each else "" for each in latency_ratios(one, theirs).values()]
+            bound = sum(run["bound"] for run in one["runs"]) / len(one["runs"])
+            rows.append(
+                [title_of(results, peer), f"{one['rate']:,.0f}", *figures, *to_c, f"{bound:.0%}"]
+            )
+        head = ["peer", "messages/s", "p50", "p90", "p99", "p99.9", "p99 to C", "p99.9 to C"]
+        head.append("generator-bound")
+        text += ["", f"At {first['share']:.0%}:", "", table(head, rows)]
     return "\n".join(text)
+
+
+def latency_ratios(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Ratio | None]:
+    """In the same turns; None: they had none in common."""
+    if len(one["runs"]) != len(other["runs"]):
+        return {"p99": None, "p99.9": None}
+    pairs = list(zip(one["runs"], other["runs"], strict=True))
+    return {
+        name: interval(ours[name] / theirs[name] for ours, theirs in pairs)
+        for name in ("p99", "p99.9")
+    }
 
 
 def plot(results: dict[str, Any], kind: str, path: Path) -> None:
@@ -171,7 +215,11 @@ def plot(results: dict[str, Any], kind: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in results["kinds"][kind] if not row["why_not"] and row["peer"] != CONTROL]
+    rows = [
+        row
+        for row in results["kinds"][kind]
+        if not row["why_not"] and not row["peer"].endswith(AGAIN)
+    ]
     rows.sort(key=lambda row: row["ratio"][0], reverse=True)
     names = [title_of(results, row["peer"]) for row in rows]
     medians = [row["ratio"][0] for row in rows]
@@ -191,10 +239,12 @@ def plot(results: dict[str, Any], kind: str, path: Path) -> None:
     axes.set_xlabel(
         "processor time of the server per message, relative to C epoll (less is better)"
     )
-    axes.set_title(f"{KINDS[kind][0].upper()}{KINDS[kind][1:]}", loc="left", fontsize=11)
+    axes.set_title(
+        f"{WORKS[kind].title[0].upper()}{WORKS[kind].title[1:]}", loc="left", fontsize=11
+    )
     machine = results["machine"]
     figure.text(
-        0.995, 0.005, f"{machine['cpu']}, {machine['kernel']}, {machine['date']}",
+        0.995, 0.005, f"{machine['cpu']}, {machine['kernel']}, {results['date']}",
         ha="right", fontsize=6, color="#666666",
     )  # fmt: skip
     for side in ("top", "right"):
@@ -208,11 +258,19 @@ def plot(results: dict[str, Any], kind: str, path: Path) -> None:
 def document(results: dict[str, Any]) -> str:
     """RESULTS.md."""
     machine = results["machine"]
+    made_on = (
+        f"{machine['cpu']}, {machine['cores']} cores; {machine['system']} {machine['kernel']};"
+        f" {machine['python']}; fastecho {machine['fastecho']}; {results['date']}."
+    )
     parts = [
         INTRODUCTION.format(rounds=results["rounds"]),
-        f"{machine['cpu']}; {machine['kernel']}; {machine['python']}; {machine['date']}.",
+        made_on,
         "",
         summary(results),
+        "",
+        GOALS,
+        "",
+        table(["work", "what", "goal", "measured", "reached"], goals.rows(results)),
         "",
     ]
     for kind in results["kinds"]:
@@ -226,13 +284,48 @@ def document(results: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def all_ratios(results: dict[str, Any]) -> dict[str, Ratio]:
+    """Every ratio that a run gives, by what it is of."""
+    found = {
+        f"{WORKS[kind].title}: {title_of(results, row['peer'])}": tuple(row["ratio"])
+        for kind, rows in results["kinds"].items()
+        for row in rows
+        if not row["why_not"] and row["peer"] != yardstick_of(kind) and is_fit(rows)
+    }
+    for goal in goals.all_goals(results):
+        if "×" in goal.what:
+            found[f"goal, {goal.work}: {goal.what}"] = goal.found
+    return found
+
+
+def agreement(one: dict[str, Any], other: dict[str, Any]) -> int:
+    """Print both runs' ratios; the exit status."""
+    first, second = all_ratios(one), all_ratios(other)
+    common = [name for name in first if name in second]
+    apart = [name for name in common if disagree(first[name], second[name])]
+    for name in common:
+        mark = "  <- they disagree" if name in apart else ""
+        print(f"{shown(first[name]):>18}  {shown(second[name]):>18}  {name}{mark}")
+    print(f"{len(common) - len(apart)} of {len(common)} ratios agree")
+    return int(bool(apart))
+
+
+def disagree(one: Ratio, other: Ratio) -> bool:
+    """Whether their intervals have nothing in common."""
+    return one[2] < other[1] or other[2] < one[1]
+
+
 def main(words: list[str]) -> int:
+    if len(words) > 1:
+        one, other = (json.loads(Path(word).read_text()) for word in words)
+        return agreement(one, other)
     path = Path(words[0]) if words else HERE / "results.json"
     results = json.loads(path.read_text())
     for kind, rows in results["kinds"].items():
         if is_fit(rows):
             plot(results, kind, path.parent / "plots" / f"{kind}.png")
     (path.parent / "RESULTS.md").write_text(document(results))
+    print(table(["work", "what", "goal", "measured", "reached"], goals.rows(results)))
     print(path.parent / "RESULTS.md")
     return 0
 

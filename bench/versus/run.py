@@ -1,4 +1,5 @@
 """The comparison: python bench/versus/run.py [--only KIND,...] [--peers PEER,...] [--rounds N]
+                                                [--out FILE] [--plan]
 
 Every peer does the same work, one core for it and one for the generator (`fastecho.load`'s engine,
 every reply verified). What is compared is the processor time that the server's process uses for a
@@ -7,8 +8,10 @@ message, user and system: the throughput of a closed loop measures wake-ups as m
 The machine is noisy, and slower at some times than at others. So a window is 0.1 s, a round has a
 window of each peer and then the same in the reverse order, and a figure is the median over the
 rounds of the ratio to the yardstick in the same round, with the interval in which the median lies
-with 95%. The yardstick stands in each round twice, as two processes: their ratio is what the method
-makes of no difference at all, and if it is off by more than 2% the figures are not published.
+with 95%. The rounds are held in three sittings with processes of their own: where one happens to
+lie in memory moves a figure by as much as a percent, and belongs to its interval. The yardstick
+stands in each round twice, as two processes: their ratio is what the method makes of no difference
+at all, and if it is off by more than 2% the figures are not published.
 """
 
 from __future__ import annotations
@@ -16,52 +19,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import socket
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 import check  # noqa: E402
-from peers import KINDS, Peer, PeerError, Server, available, named, started  # noqa: E402
+from peers import Peer, PeerError, Server, available, framed, named, started  # noqa: E402
+from ratios import interval  # noqa: E402
+from works import FEW, WORKS  # noqa: E402
 
+from fastecho import __version__, comparison  # noqa: E402
+from fastecho import machine as machines  # noqa: E402
 from fastecho.errors import FastechoError  # noqa: E402
 from fastecho.load import Load, Plan  # noqa: E402
 
 YARDSTICK = "epoll"
-#: The yardstick's second process.
-CONTROL = "epoll again"
+#: A peer's second process, and one beside which nobody is idle.
+AGAIN, ALONE = " again", " alone"
 WINDOW = 0.1  # seconds
-ROUNDS = 30
+ROUNDS, SITTINGS = 24, 3
 IDLE = 9_000
 GENERATOR_CPU, SERVER_CPU = 0, 1
 STARTS = 10
-SATURATE, OPEN_LOOP = 1.0, 4.0  # seconds
+SATURATE, OPEN_LOOP = 1.0, 0.8  # seconds
 SHARES = (0.3, 0.7)  # of the saturation rate
-
-#: How each kind of work is driven.
-PLANS: dict[str, dict[str, Any]] = {
-    "trip": {"connections": 1, "size": "32"},
-    "tcp-1": {"connections": 64, "size": "32"},
-    "tcp-16": {"connections": 64, "size": "32", "pipeline": 16},
-    "tcp-256": {"connections": 64, "size": "32", "pipeline": 256},
-    "tcp-1k": {"connections": 64, "size": "1024"},
-    "tcp-16k": {"connections": 64, "size": "16384"},
-    "short": {"connections": 16, "size": "32", "connect_per_message": True},
-    "idle": {"connections": 64, "size": "32"},
-    "udp-1": {"connections": 1, "size": "32", "udp": True},
-    "udp-burst": {"connections": 1, "size": "32", "udp": True, "pipeline": 64},
-    "udp-segmented": {"connections": 1, "size": "32", "udp": True, "pipeline": 64, "gso": True},
-}
+#: Runs in open loop at each share, of those that goals compare and of the others.
+SLICES, FEWER_SLICES = 12, 3
 LATENCY = {"connections": 64, "size": "32"}
+#: What is told of each of them.
+PERCENTILES = (50, 90, 99, 99.9)
 
 
 @dataclass
@@ -102,15 +98,6 @@ class Window:
         return self.server / max(self.messages, 1) * 1e9
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median, and where it lies with 95%: by the ranks of a binomial distribution."""
-    ranked = sorted(values)
-    reach = 0.98 * len(ranked) ** 0.5  # 1.96 standard deviations of the rank
-    low = max(0, round((len(ranked) - 1) / 2 - reach))
-    high = min(len(ranked) - 1, round((len(ranked) - 1) / 2 + reach))
-    return statistics.median(ranked), ranked[low], ranked[high]
-
-
 # ---- windows of work
 
 
@@ -120,8 +107,8 @@ class Contestant:
     def __init__(self, name: str, server: Server, plan: dict[str, Any], stack: ExitStack) -> None:
         self.name = name
         self.server = server
-        address = f"{server.host}:{server.port}"
-        self.load = Load(Plan(address, pid=server.pid, backend="native", timeout=2.0, **plan))
+        fixed = {"pid": server.pid, "backend": "native", "timeout": 2.0}
+        self.load = Load(Plan(address(server), **(fixed | plan)))
         stack.callback(self.load.close)
         self.windows: list[Window] = []
 
@@ -141,28 +128,59 @@ class Contestant:
         return window
 
 
-def measure(contestants: Sequence[Contestant], rounds: int) -> list[Row]:
+class Entry(NamedTuple):
+    """Who takes part: under which name, at what, and how many idle clients it has."""
+
+    name: str
+    peer: Peer
+    plan: dict[str, Any]
+    idle: int = 0
+
+
+def measure(entries: Sequence[Entry], rounds: int, yardstick: str = YARDSTICK) -> list[Row]:
     """Rounds of windows, there and back; a row for each."""
-    for contestant in contestants:
-        contestant.take()  # warm
-    for _ in range(rounds):
-        for contestant in (*contestants, *reversed(contestants)):
-            contestant.windows.append(contestant.take())
-    yardstick = next(one for one in contestants if one.name == YARDSTICK)
-    return [row_of(one, yardstick) for one in contestants]
+    windows: dict[str, list[Window]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    for sitting in range(min(SITTINGS, rounds)):
+        share = len(range(sitting, rounds, SITTINGS))
+        sit([entry for entry in entries if entry.name not in failed], share, windows, failed)
+    for name in failed:
+        windows.pop(name, None)
+    rows = [row_of(name, found, windows[yardstick]) for name, found in windows.items()]
+    return rows + [Row(name, why) for name, why in failed.items()]
 
 
-def row_of(contestant: Contestant, yardstick: Contestant) -> Row:
-    def cost(of: Contestant, turn: int) -> float:
+def sit(
+    entries: Sequence[Entry], rounds: int, windows: dict[str, list[Window]], failed: dict[str, str]
+) -> None:
+    """So many of the rounds, with processes of their own."""
+    with ExitStack() as stack:
+        contestants = []
+        for entry in entries:
+            server = stack.enter_context(started(entry.peer, SERVER_CPU))
+            try:
+                contestants.append(Contestant(entry.name, server, entry.plan, stack))
+            except FastechoError as error:
+                failed[entry.name] = str(error)
+            if entry.idle:
+                stack.enter_context(idle_clients(server, entry.idle))
+        for contestant in contestants:
+            contestant.take()  # warm
+        for _ in range(rounds):
+            for contestant in (*contestants, *reversed(contestants)):
+                windows[contestant.name].append(contestant.take())
+
+
+def row_of(name: str, windows: Sequence[Window], yardstick: Sequence[Window]) -> Row:
+    def cost(of: Sequence[Window], turn: int) -> float:
         # A contestant's windows of a round are its 2n-th and the one after it.
-        both = of.windows[2 * turn : 2 * turn + 2]
+        both = of[2 * turn : 2 * turn + 2]
         return sum(each.server for each in both) / max(sum(each.messages for each in both), 1)
 
-    windows = contestant.windows
     turns = range(len(windows) // 2)
-    ratios = [cost(contestant, turn) / cost(yardstick, turn) for turn in turns]
+    ratios = [cost(windows, turn) / cost(yardstick, turn) for turn in turns]
     return Row(
-        contestant.name,
+        name,
         ns=statistics.median(each.ns for each in windows),
         ratio=interval(ratios),
         rate=statistics.median(each.messages / each.seconds for each in windows),
@@ -173,70 +191,111 @@ def row_of(contestant: Contestant, yardstick: Contestant) -> Row:
 
 
 def compare(kind: str, peers: Sequence[Peer], rounds: int) -> list[Row]:
-    """All peers that can do it, in the same rounds."""
-    able = [peer for peer in peers if kind not in peer.cannot]
-    if kind == "idle":
-        return beside_idle(able, rounds) + unable(kind, peers)
-    with ExitStack() as stack:
-        contestants, rows = [], unable(kind, peers)
-        for name, peer in with_control(able):
-            server = stack.enter_context(started(peer, SERVER_CPU))
-            try:
-                contestants.append(Contestant(name, server, PLANS[kind], stack))
-            except FastechoError as error:
-                rows.append(Row(name, str(error)))
-        return measure(contestants, rounds) + rows
+    """All peers that can do it; a row for each."""
+    rows: list[Row] = []
+    for entries, share in groups(kind, peers, rounds):
+        known = {row.peer for row in rows}
+        found = measure(entries, share, entries[0].name)
+        rows += [row for row in found if row.peer not in known]
+    return rows + unable(kind, peers)
 
 
-def with_control(peers: Sequence[Peer]) -> list[tuple[str, Peer]]:
-    named_peers = [(peer.name, peer) for peer in peers]
-    return named_peers + [(CONTROL, peer) for peer in peers if peer.name == YARDSTICK]
+def groups(kind: str, peers: Sequence[Peer], rounds: int) -> Iterator[tuple[list[Entry], int]]:
+    """Who are measured in the same rounds, the yardstick first, and how many those are."""
+    work = WORKS[kind]
+    plan = dict(work.plan)
+    wanted = [peer for peer in peers if not work.only or peer.name in work.only]
+    able = sorted(
+        (peer for peer in wanted if kind not in peer.cannot),
+        key=lambda peer: peer.name != YARDSTICK,
+    )
+    if kind == "framings":
+        for peer in able:
+            entries = [
+                Entry(peer.name if spec == "line" else spec, each, plan | {"framing": spec})
+                for spec, each in framed(peer).items()
+            ]
+            yield with_control(entries), rounds
+    elif kind == "idle":
+        few = [Entry(peer.name, peer, plan, IDLE) for peer in able if peer.name in FEW]
+        alone = [
+            Entry(peer.name + ALONE, peer, plan)
+            for peer in able
+            if peer.name.startswith("fastecho")
+        ]
+        yield with_control(few) + alone, rounds
+        for peer in able:
+            if peer.name not in FEW:
+                yield [few[0], Entry(peer.name, peer, plan, IDLE)], max(rounds // 2, 5)
+    else:
+        yield with_control([Entry(peer.name, peer, plan) for peer in able]), rounds
+
+
+def with_control(entries: list[Entry]) -> list[Entry]:
+    return [*entries, entries[0]._replace(name=entries[0].name + AGAIN)]
 
 
 def unable(kind: str, peers: Sequence[Peer]) -> list[Row]:
-    return [Row(peer.name, peer.cannot[kind]) for peer in peers if kind in peer.cannot]
+    only = WORKS[kind].only
+    return [
+        Row(peer.name, peer.cannot[kind])
+        for peer in peers
+        if kind in peer.cannot and (not only or peer.name in only)
+    ]
 
 
-def beside_idle(peers: Sequence[Peer], rounds: int) -> list[Row]:
-    """Each with the yardstick alone: all together would need too many descriptors."""
-    rows = []
-    yardstick = next(peer for peer in peers if peer.name == YARDSTICK)
-    for name, peer in with_control(peers):
-        if name == YARDSTICK:
-            continue
-        with ExitStack() as stack:
-            pair = []
-            for label, each in ((YARDSTICK, yardstick), (name, peer)):
-                server = stack.enter_context(started(each, SERVER_CPU))
-                idle_connections(server, stack)
-                pair.append(Contestant(label, server, PLANS["idle"], stack))
-            measured = measure(pair, max(rounds // 2, 5))
-        rows += measured if not rows else measured[1:]
-    return rows
+#: Whom a peer has beside those that are measured: a process of their own, since so many
+#: descriptors may be more than one can have.
+CROWD = """
+import sys, resource, socket
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+crowd = [socket.create_connection((host, port), 10) for _ in range(count)]
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
-def idle_connections(server: Server, stack: ExitStack, count: int = IDLE) -> None:
-    for _ in range(count):
-        stack.enter_context(socket.create_connection((server.host, server.port), 10))
+@contextmanager
+def idle_clients(server: Server, count: int = IDLE) -> Iterator[None]:
+    """So many connections that do nothing."""
+    words = [sys.executable, "-c", CROWD, server.host, str(server.port), str(count)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+        assert crowd.stdout is not None
+        if crowd.stdout.readline() != b"ready\n":
+            raise PeerError(f"{server.peer.name}: {count:,} idle clients cannot connect")
+        yield
 
 
 # ---- what is not a window
 
 
 def memory(peers: Sequence[Peer]) -> dict[str, dict[str, float]]:
-    """Resident bytes at rest, and for each idle connection."""
+    """Resident bytes at rest, and for each idle connection; and the kernel's, for both its ends."""
     found = {}
     for peer in peers:
         if "memory" in peer.cannot:
             continue
-        with ExitStack() as stack:
-            server = stack.enter_context(started(peer, SERVER_CPU))
+        with started(peer, SERVER_CPU) as server:
             time.sleep(0.3)
-            rest = server.resident()
-            idle_connections(server, stack)
-            time.sleep(0.5)  # until the last is accepted; nothing tells
-            found[peer.name] = {"rest": rest, "connection": (server.resident() - rest) / IDLE}
+            rest, kernel = server.resident(), slab()
+            with idle_clients(server):
+                time.sleep(0.5)  # until the last is accepted; nothing tells
+                found[peer.name] = {
+                    "rest": rest,
+                    "connection": (server.resident() - rest) / IDLE,
+                    "kernel": (slab() - kernel) / IDLE,
+                }
     return found
+
+
+def slab() -> int:
+    """Bytes that the kernel has in objects of its own, sockets among them (Slab, proc(5))."""
+    told = Path("/proc/meminfo").read_text()
+    return next(
+        1024 * int(line.split()[1]) for line in told.splitlines() if line.startswith("Slab")
+    )
 
 
 def readiness(peers: Sequence[Peer]) -> dict[str, tuple[float, float, float]]:
@@ -250,63 +309,94 @@ def readiness(peers: Sequence[Peer]) -> dict[str, tuple[float, float, float]]:
 
 
 def latencies(peers: Sequence[Peer]) -> dict[str, list[dict[str, Any]]]:
-    """Percentiles in open loop, at shares of what each can do at most."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for peer in peers:
-        if "latency" in peer.cannot:
-            continue
-        with started(peer, SERVER_CPU) as server:
-            address = f"{server.host}:{server.port}"
-            most = Load(Plan(address, duration=SATURATE, warmup=0.3, **LATENCY)).run()
-            found[peer.name] = []
-            for share in SHARES:
-                rate = most.received / most.seconds * share
-                plan = Plan(
-                    address,
-                    duration=OPEN_LOOP,
-                    warmup=0.3,
-                    rate=rate,
-                    arrivals="poisson",
-                    pid=server.pid,
-                    **LATENCY,
-                )
-                result = Load(plan).run()
-                figures = {
-                    f"p{share_of:g}": result.latency.get_value_at_percentile(share_of)
-                    for share_of in (50, 90, 99, 99.9, 99.99)
-                }
-                found[peer.name].append(
-                    {
-                        "share": share,
-                        "rate": rate,
-                        **figures,
-                        "max": result.latency.get_max_value(),
-                        "bound": result.bound,
-                        "right": result.right,
-                    }
-                )
+    """Percentiles in open loop, at shares of what each can do at most: short runs, in turns."""
+    able = [peer for peer in peers if "latency" not in peer.cannot]
+    few = [peer for peer in able if peer.name in FEW and peer.name != "asyncio"]
+    others = [peer for peer in able if peer not in few]
+    found = open_loops(with_control([Entry(peer.name, peer, LATENCY) for peer in few]), SLICES)
+    return found | open_loops([Entry(peer.name, peer, LATENCY) for peer in others], FEWER_SLICES)
+
+
+def open_loops(entries: Sequence[Entry], slices: int) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in entries}
+    with ExitStack() as stack:
+        servers = {
+            entry.name: stack.enter_context(started(entry.peer, SERVER_CPU)) for entry in entries
+        }
+        most = {name: saturation(server) for name, server in servers.items()}
+        for share in SHARES:
+            runs: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+            for turn in range(slices):
+                for name in list(servers)[:: 1 if turn % 2 else -1]:
+                    runs[name].append(one_slice(servers[name], most[name] * share))
+            for name, figures in runs.items():
+                found[name].append({"share": share, "rate": most[name] * share, "runs": figures})
     return found
+
+
+def address(server: Server) -> str:
+    return f"{server.host}:{server.port}"
+
+
+def saturation(server: Server) -> float:
+    """Messages a second, in closed loop."""
+    result = Load(Plan(address(server), duration=SATURATE, warmup=0.3, **LATENCY)).run()
+    return result.received / result.seconds
+
+
+def one_slice(server: Server, rate: float) -> dict[str, float]:
+    plan = Plan(
+        address(server),
+        duration=OPEN_LOOP,
+        warmup=0.1,
+        rate=rate,
+        arrivals="poisson",
+        pid=server.pid,
+        **LATENCY,
+    )
+    result = Load(plan).run()
+    if result.wrong:
+        raise PeerError(f"{server.peer.name}: {result.first_wrong}")
+    percentiles = {
+        f"p{percent:g}": float(result.latency.get_value_at_percentile(percent))
+        for percent in PERCENTILES
+    }
+    return {**percentiles, "bound": float(bool(result.bound))}
+
+
+def stamping(_peers: Sequence[Peer]) -> list[dict[str, Any]]:
+    """32-byte lines, no socket: against `bytes.replace`, and the pure twin."""
+    effort = comparison.Effort(sizes=(32,), windows=30, side=0.02, trips_side=0.0)
+    return [
+        {
+            "name": found.name if found.kind == "reference" else found.kind,
+            "ns": found.cpu.first,
+            "ratio": [found.cpu.ratio, found.cpu.low, found.cpu.high],
+        }
+        for found in comparison.run(effort, ["line"])
+    ]
 
 
 # ---- the run
 
 
-def machine() -> dict[str, str]:
-    """On what this was measured."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return {
-        "cpu": f"{model}, {os.cpu_count()} cores",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def seconds(kind: str, peers: Sequence[Peer], rounds: int) -> float:
+    """About how long it takes."""
+    if kind == "memory":
+        return 3.0 * len(peers)
+    if kind == "ready":
+        return 0.2 * STARTS * len(peers)
+    if kind == "latency":
+        runs = 5 * SLICES + (len(peers) - 5) * FEWER_SLICES
+        return runs * len(SHARES) * (OPEN_LOOP + 0.3)
+    if kind == "stamping":
+        return 6.0
+    total = 0.0
+    for entries, share in groups(kind, peers, rounds):
+        windows = len(entries) * (2 * share + SITTINGS)  # and one to warm up, each sitting
+        starts = len(entries) * SITTINGS * 0.3 + sum(entry.idle for entry in entries) * 5e-4
+        total += windows * WINDOW * 1.05 + starts
+    return total
 
 
 def passing(peers: Iterable[Peer]) -> tuple[list[Peer], dict[str, str]]:
@@ -338,22 +428,32 @@ def main() -> int:
     parser.add_argument("--peers", default="", help="peers, with commas between")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--unchecked", action="store_true", help="skip the checks of the peers")
+    parser.add_argument("--plan", action="store_true", help="say how long it takes, and end")
     parser.add_argument("--add", action="store_true", help="keep the other kinds that FILE has")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
-    kinds = options.only.split(",") if options.only else list(KINDS)
+    kinds = options.only.split(",") if options.only else list(WORKS)
+    if unknown := [kind for kind in kinds if kind not in WORKS]:
+        parser.error(f"no work {unknown[0]!r} (choose from {' '.join(WORKS)})")
     wanted = named(filter(None, options.peers.split(",")))
     if YARDSTICK not in [peer.name for peer in wanted]:
         wanted = [*named([YARDSTICK]), *wanted]
     peers, absent = available(wanted)
     for name, reason in absent.items():
         say(f"{name} is left out: {reason}")
+    if options.plan:
+        times = {kind: seconds(kind, peers, options.rounds) for kind in kinds}
+        for kind, each in times.items():
+            print(f"{each:6.0f} s  {WORKS[kind].title}")
+        print(f"{sum(times.values()):6.0f} s  all, and {2 * len(peers)} s or so of checks")
+        return 0
     os.sched_setaffinity(0, {GENERATOR_CPU})
     if not options.unchecked:
         peers, failed = passing(peers)
         absent |= failed
     results: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machines.describe(__version__),
+        "date": time.strftime("%Y-%m-%d"),
         "peers": {peer.name: {"title": peer.title, "version": peer.version()} for peer in peers},
         "absent": absent,
         "rounds": options.rounds,
@@ -361,9 +461,9 @@ def main() -> int:
     }
     if options.add:
         results = json.loads(options.out.read_text()) | {"rounds": options.rounds}
-    special = {"memory": memory, "ready": readiness, "latency": latencies}
+    special = {"memory": memory, "ready": readiness, "latency": latencies, "stamping": stamping}
     for kind in kinds:
-        say(KINDS[kind])
+        say(WORKS[kind].title)
         if kind in special:
             results[kind] = special[kind](peers)
         else:
