@@ -14,7 +14,7 @@ PAST := $(wildcard .benchmarks/*/*.json)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # tests and benchmarks measure time
-.PHONY: help run test bench versus check format lint types layers coverage smoke build dist clean
+.PHONY: help run test bench ledger versus check format lint types layers coverage smoke build dist clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,9 @@ test: build  ## Run the whole test suite, both backends (8 minutes); ARGS="-k na
 bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name"
 	$(BIN)/pytest bench --timeout=0 -W "default:Benchmark machine_info" --benchmark-autosave \
 		--benchmark-columns=median,iqr,rounds $(if $(PAST),--benchmark-compare) $(ARGS)
+
+ledger: build  ## Count instructions, system calls and allocations per message, and keep them
+	$(BIN)/python bench/ledger.py --write $(ARGS)
 
 versus: build  ## Compare with servers in other languages (25 minutes); ARGS="--only tcp-1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check matplotlib \
