@@ -27,7 +27,9 @@ from fastecho._native.calls cimport (
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
+    SOL_SOCKET,
     SOL_UDP,
+    SO_LINGER,
     TCP_NODELAY,
     UDP_GRO,
     UDP_SEGMENT,
@@ -458,10 +460,13 @@ cdef class Channel(Handler):
             OSError: it cannot.
         """
 
-    def renew(self):
+    def renew(self, bint reset=False):
         """Have each message of a stream go over a connection of its own, to the same address.
 
         Its latency counts from before it connects.
+
+        Args:
+            reset: whether we hang up with RST instead of FIN (SO_LINGER, socket(7)).
         """
 
     def expire(self, int64_t now):
@@ -544,7 +549,8 @@ cdef class StreamChannel(Channel):
         if self.sock is None and self.open:
             close_fd(self.fd)
 
-    def renew(self):
+    def renew(self, bint reset=False):
+        self.reset = reset
         self.peer_size = sizeof(self.peer)
         if getpeername(self.fd, <sockaddr*> &self.peer, &self.peer_size) < 0:
             PyErr_SetFromErrno(OSError)
@@ -681,7 +687,10 @@ cdef class StreamChannel(Channel):
     cdef int reconnect(self) except -1:
         """Hang up, and connect anew; what is sent before that is done waits for it."""
         cdef int one = 1
+        cdef int[2] abort = [1, 0]    # a struct linger
         self.selector.remove(self.fd)
+        if self.reset:
+            setsockopt(self.fd, SOL_SOCKET, SO_LINGER, abort, sizeof(abort))
         self.hang_up()
         self.writing = False
         self.open = False

@@ -78,6 +78,7 @@ class Plan:
         arrivals: `uniform` or `poisson`, in open loop.
         timeout: for a connection, and for a reply.
         connect_per_message: whether each message goes over a connection of its own.
+        close: how that is closed: `fin`, or `rst`.
         gso: whether the kernel cuts and joins datagrams (UDP_SEGMENT, UDP_GRO).
         seed: of sizes and times.
         pid: of the server, for what it costs.
@@ -101,6 +102,7 @@ class Plan:
     arrivals: str = "uniform"
     timeout: float = limits.REPLY_TIMEOUT
     connect_per_message: bool = False
+    close: str = "fin"
     gso: bool = False
     seed: int = 1
     pid: int | None = None
@@ -126,6 +128,10 @@ class Plan:
             raise ConfigError(f"arrivals must be uniform or poisson, not {self.arrivals!r}")
         if self.connect_per_message and (self.pipeline > 1 or self.udp):
             raise ConfigError("a connection for each message is a stream's, with a pipeline of 1")
+        if self.close not in ("fin", "rst"):
+            raise ConfigError(f"close must be fin or rst, not {self.close!r}")
+        if self.close == "rst" and not self.connect_per_message:
+            raise ConfigError("rst is how a connection for each message can be closed")
         if self.framing == "raw" and self.pipeline > 1:
             raise ConfigError("raw has no boundaries between replies: it needs a pipeline of 1")
 
@@ -470,7 +476,7 @@ class Load:
                 self._channels.append(channel)
                 undo.callback(channel.close)  # of a connection that it has made itself, too
                 if plan.connect_per_message:
-                    channel.renew()
+                    channel.renew(plan.close == "rst")
                 if self._datagrams:
                     channel.timeout = round(plan.timeout * SECOND)
                     if plan.gso:

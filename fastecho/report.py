@@ -39,7 +39,17 @@ LARGEST = 2**31
 COMPRESSED, ENCODED = 0x1C849314, 0x1C849313
 HEADER = struct.Struct(">IIIIQQd")
 #: Options that must be the same in runs that are merged.
-SAME = ("udp", "framing", "prefix", "pipeline", "size", "arrivals", "connect_per_message", "gso")
+SAME = (
+    "udp",
+    "framing",
+    "prefix",
+    "pipeline",
+    "size",
+    "arrivals",
+    "connect_per_message",
+    "close",
+    "gso",
+)
 
 
 class Host(NamedTuple):
@@ -150,8 +160,10 @@ class Run:
         connections = f"{plan.connections:,} connection{'s' * (plan.connections > 1)}"
         framing = f"{plan.framing}, " if self.is_stream else ""
         if plan.connect_per_message:
+            ended = ", reset" if plan.close == "rst" else ""
             return (
-                f"{framing}{plan.connections:,} at once, a connection a message, {plan.size} bytes"
+                f"{framing}{plan.connections:,} at once, a connection a message{ended},"
+                f" {plan.size} bytes"
             )
         return f"{framing}{connections}, {plan.pipeline:,} in flight, {shown(plan.size)} bytes"
 

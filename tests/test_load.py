@@ -356,6 +356,22 @@ def test_connections_for_each_message(name: str) -> None:
         assert server.counters["messages"] == 60
 
 
+def test_connections_that_are_reset(name: str) -> None:
+    with fastecho.running(backend=name) as server:
+        plan = Plan(
+            named(server.tcp_address),
+            connections=3,
+            messages=60,
+            duration=None,
+            connect_per_message=True,
+            close="rst",
+            backend=name,
+        )
+        assert Load(plan).run().right
+        until(lambda: server.counters.get("closed.reset", 0) >= 57, "connections that were reset")
+        assert server.counters["messages"] == 60
+
+
 def test_windows_leave_nothing_in_flight(name: str) -> None:
     with fastecho.running(backend=name) as server:
         load = Load(Plan(named(server.tcp_address), connections=2, pipeline=8, backend=name))

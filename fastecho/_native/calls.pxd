@@ -15,6 +15,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_NONBLOCK
         SOCK_STREAM
         SOL_SOCKET
+        SO_LINGER
         SO_TIMESTAMPNS
     ctypedef unsigned int socklen_t
     struct sockaddr:

@@ -130,7 +130,8 @@ cdef class StreamChannel(Channel):
     cdef char* held               # bytes of a reply that is not complete
     cdef size_t held_size
     cdef bint renewed             # its connection, for each message
-    cdef str fault                # what is wrong
+    cdef bint reset               # when it is
+    cdef str fault                # of a reply
     cdef sockaddr_storage peer
     cdef socklen_t peer_size
 

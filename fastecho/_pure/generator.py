@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import time
 from array import array
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ NUMBER = 8
 CATCH_UP = 65_536
 #: Datagrams that a channel remembers: later replies to older ones are late.
 WINDOW = 65_536
+
+#: Of SO_LINGER: `close` resets the connection.
+ABORT = struct.pack("ii", 1, 0)
 
 #: Layout of `Histogram`: durations below 2**(HALF + 1) ns exactly, others to one part in 2**HALF.
 HALF = 10
@@ -304,10 +308,13 @@ class Channel:
             OSError: it cannot.
         """
 
-    def renew(self) -> None:
+    def renew(self, reset: bool = False) -> None:
         """Have each message of a stream go over a connection of its own, to the same address.
 
         Its latency counts from before it connects.
+
+        Args:
+            reset: whether we hang up with RST instead of FIN (SO_LINGER, socket(7)).
         """
 
     def expire(self, now: int) -> None:
@@ -355,10 +362,10 @@ class StreamChannel(Channel):
         self._times = [0] * self.pipeline
         self._unsent = b""
         self._held = b""
-        self._renewed = False
+        self._renewed = self._reset = False
 
-    def renew(self) -> None:
-        self._renewed = True
+    def renew(self, reset: bool = False) -> None:
+        self._renewed, self._reset = True, reset
 
     def fill(self, now: int, on_time: bool = False) -> None:
         while self.open and not self._unsent and (count := self._allowed()) > 0:
@@ -433,6 +440,8 @@ class StreamChannel(Channel):
         """Hang up, and connect anew; what is sent before that is done waits for it."""
         family, kind, peer = self._sock.family, self._sock.type, self._sock.getpeername()
         self.selector.unregister(self)
+        if self._reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
         self._sock.close()
         self._writing = False
         try:

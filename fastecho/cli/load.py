@@ -83,6 +83,13 @@ def _file(option: str, told: str) -> Callable[[Any], Any]:
 @click.option(
     "--connect-per-message", is_flag=True, help="Each message goes over a connection of its own."
 )
+@click.option(
+    "--close",
+    type=click.Choice(["fin", "rst"]),
+    default="fin",
+    show_default=True,
+    help="How a message's own connection is closed.",
+)
 @click.option("--gso", is_flag=True, help="Have the kernel cut and join datagrams.")
 @click.option(
     "--seed",
