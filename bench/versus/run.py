@@ -447,12 +447,13 @@ def main() -> int:
             print(f"{each:6.0f} s  {WORKS[kind].title}")
         print(f"{sum(times.values()):6.0f} s  all, and {2 * len(peers)} s or so of checks")
         return 0
+    made_on = machines.describe(__version__)
     os.sched_setaffinity(0, {GENERATOR_CPU})
     if not options.unchecked:
         peers, failed = passing(peers)
         absent |= failed
     results: dict[str, Any] = {
-        "machine": machines.describe(__version__),
+        "machine": made_on,
         "date": time.strftime("%Y-%m-%d"),
         "peers": {peer.name: {"title": peer.title, "version": peer.version()} for peer in peers},
         "absent": absent,
