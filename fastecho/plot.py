@@ -96,8 +96,15 @@ def _titles(runs: Sequence[Run]) -> tuple[str, str]:
     common = [_one([run.target for run in runs]), _one([run.loop for run in runs])]
     several = f"Latency of {len(runs)} runs" * (len(runs) > 1)
     title = ", ".join(filter(None, [several, *common]))
-    version = _one([f"fastecho {run.version} ({run.backend}), {run.host.python}" for run in runs])
-    machine = _one([f"{run.host.name}: {run.host.cpu}, {run.host.kernel}" for run in runs])
+    version = _one(
+        [f"fastecho {run.version} ({run.backend}), {run.machine.python}" for run in runs]
+    )
+    machine = _one(
+        [
+            f"{run.machine.host}: {run.machine.cpu}, {run.machine.system} {run.machine.kernel}"
+            for run in runs
+        ]
+    )
     lines = [
         _one([run.work for run in runs]),
         version and f"measured with {version}",

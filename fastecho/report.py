@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import math
-import platform
 import struct
 import zlib
 from bisect import bisect_left
@@ -19,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import accumulate
-from os import cpu_count
 from typing import Any, NamedTuple, TextIO
 
 from hdrh.histogram import HdrHistogram
@@ -52,26 +50,17 @@ SAME = (
 )
 
 
-class Host(NamedTuple):
-    """The machine that a run was measured from."""
+class Machine(NamedTuple):
+    """The machine that a run was measured from, as `machine.describe` has it."""
 
-    name: str
-    kernel: str
+    fastecho: str
     python: str
+    system: str
+    kernel: str
+    architecture: str
     cpu: str
-    cpus: int
-
-
-def this_host() -> Host:
-    """The one we are on."""
-    system = platform.uname()
-    return Host(
-        name=system.node,
-        kernel=f"{system.system} {system.release} {system.machine}",
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        cpu=machine.cpu_model(),
-        cpus=cpu_count() or 1,
-    )
+    cores: int | None
+    host: str
 
 
 class Part(NamedTuple):
@@ -107,8 +96,7 @@ class Run:
     Attributes:
         result: what came of it; the intervals are in `parts`.
         backend: of the engine.
-        host: that it was measured from.
-        version: of fastecho.
+        machine: that it was measured from.
         parts: what happened in each second.
         name: for people: its file.
         merged: how it came of several runs; empty: it is one.
@@ -117,8 +105,7 @@ class Run:
 
     result: Result
     backend: str
-    host: Host
-    version: str = __version__
+    machine: Machine
     parts: list[Part] = field(default_factory=list)
     name: str = ""
     merged: str = ""
@@ -132,7 +119,13 @@ class Run:
             for each in result.intervals
         ]
         backend = backends.load(result.plan.backend).name
-        return cls(result, backend, this_host(), parts=parts, bound=result.bound)
+        here = Machine(**machine.describe(__version__))
+        return cls(result, backend, here, parts=parts, bound=result.bound)
+
+    @property
+    def version(self) -> str:
+        """Of fastecho."""
+        return self.machine.fastecho
 
     @property
     def target(self) -> str:
@@ -286,9 +279,8 @@ def to_json(run: Run) -> dict[str, Any]:
     result = run.result
     return {
         "schema": SCHEMA,
-        "fastecho": run.version,
         "backend": run.backend,
-        "host": run.host._asdict(),
+        "machine": run.machine._asdict(),
         "began": result.began,
         "options": {each.name: getattr(result.plan, each.name) for each in fields(Plan)},
         "loop": "closed" if result.plan.rate is None else "open",
@@ -415,7 +407,7 @@ def from_json(data: object, name: str = "") -> Run:
     if schema != SCHEMA:
         raise ConfigError(f"it is of schema {schema}, and this fastecho reads {SCHEMA}")
     counts, closed, cpu = saved.inner("counts"), saved.inner("closed"), saved.inner("cpu")
-    histograms, host = saved.inner("histograms"), saved.inner("host")
+    histograms = saved.inner("histograms")
     totals: dict[str, Any] = {each: counts.count(each) for each in TOTALS}
     result = Result(
         _plan(saved.inner("options")),
@@ -434,18 +426,16 @@ def from_json(data: object, name: str = "") -> Run:
     return Run(
         result,
         saved.text("backend"),
-        Host(
-            host.text("name"),
-            host.text("kernel"),
-            host.text("python"),
-            host.text("cpu"),
-            host.count("cpus"),
-        ),
-        saved.text("fastecho"),
+        _machine(saved.inner("machine")),
         [_part(each) for each in saved.inners("intervals")],
         name,
         bound=result.bound,
     )
+
+
+def _machine(saved: _Reader) -> Machine:
+    texts = {name: saved.text(name) for name in Machine._fields if name != "cores"}
+    return Machine(cores=saved.count("cores") if saved.has("cores") else None, **texts)
 
 
 def _plan(options: _Reader) -> Plan:
@@ -556,7 +546,7 @@ def merge(runs: Sequence[Run]) -> Run:
     seen: dict[tuple[str, float], str] = {}
     for run in runs:
         _compare(runs[0], run)
-        key = (run.host.name, run.result.began)
+        key = (run.machine.host, run.result.began)
         if key in seen:
             raise ConfigError(f"{seen[key]} and {run.name} are the same run")
         seen[key] = run.name
@@ -583,8 +573,7 @@ def merge(runs: Sequence[Run]) -> Run:
     return Run(
         total,
         _common(run.backend for run in runs),
-        _joint_host([run.host for run in runs]),
-        _common(run.version for run in runs),
+        _joint_machine([run.machine for run in runs]),
         _merge_parts(runs, union),
         f"{len(runs)} runs merged",
         f"{len(runs)} runs {how}",
@@ -619,15 +608,15 @@ def _joint_plan(runs: Sequence[Run], together: bool) -> Plan:
     return replace(plans[0], connections=sum(plan.connections for plan in plans), rate=rate)
 
 
-def _joint_host(hosts: Sequence[Host]) -> Host:
-    """All the machines."""
-    return Host(
-        _common(host.name for host in hosts),
-        _common(host.kernel for host in hosts),
-        _common(host.python for host in hosts),
-        _common(host.cpu for host in hosts),
-        sum({host.name: host.cpus for host in hosts}.values()),
-    )
+def _joint_machine(machines: Sequence[Machine]) -> Machine:
+    """All of them."""
+    texts = {
+        name: _common(getattr(each, name) for each in machines)
+        for name in Machine._fields
+        if name != "cores"
+    }
+    cores = {each.host: each.cores for each in machines}.values()
+    return Machine(cores=None if None in cores else sum(each or 0 for each in cores), **texts)
 
 
 def _server_cpu(costs: list[float | None], together: bool) -> float | None:

@@ -143,8 +143,8 @@ def _named(runs: Sequence[Run]) -> Iterator[Row]:
         "connections": [f"{run.result.plan.connections:,}" for run in runs],
         "in flight each": [f"{run.result.plan.pipeline:,}" for run in runs],
         "bytes": [shown(run.result.plan.size) for run in runs],
-        "host": [run.host.name for run in runs],
-        "kernel": [run.host.kernel.rpartition(" ")[0] for run in runs],
+        "host": [run.machine.host for run in runs],
+        "kernel": [f"{run.machine.system} {run.machine.kernel}" for run in runs],
         "fastecho": [f"{run.version} ({run.backend})" for run in runs],
         "seconds": [f"{run.result.seconds:.1f}" for run in runs],
     }
