@@ -302,6 +302,9 @@ def agreement(one: dict[str, Any], other: dict[str, Any]) -> int:
     """Print both runs' ratios; the exit status."""
     first, second = all_ratios(one), all_ratios(other)
     common = [name for name in first if name in second]
+    if not common:
+        print("these runs have no ratio in common", file=sys.stderr)
+        return 2
     apart = [name for name in common if disagree(first[name], second[name])]
     for name in common:
         mark = "  <- they disagree" if name in apart else ""

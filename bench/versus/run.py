@@ -17,6 +17,7 @@ at all, and if it is off by more than 2% the figures are not published.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,11 +35,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 import check  # noqa: E402
-from peers import Peer, PeerError, Server, available, framed, named, started  # noqa: E402
+from peers import BUILT, Peer, PeerError, Server, available, framed, named, started  # noqa: E402
+from peers import run as run_command  # noqa: E402
 from ratios import interval  # noqa: E402
 from works import FEW, WORKS  # noqa: E402
 
-from fastecho import __version__, comparison  # noqa: E402
+from fastecho import __version__, comparison, workloads  # noqa: E402
 from fastecho import machine as machines  # noqa: E402
 from fastecho.errors import FastechoError  # noqa: E402
 from fastecho.load import Load, Plan  # noqa: E402
@@ -365,16 +367,59 @@ def one_slice(server: Server, rate: float) -> dict[str, float]:
 
 
 def stamping(_peers: Sequence[Peer]) -> list[dict[str, Any]]:
-    """32-byte lines, no socket: against `bytes.replace`, and the pure twin."""
+    """Lines, and no socket: against C, and for short ones `bytes.replace`."""
     effort = comparison.Effort(sizes=(32,), windows=30, side=0.02, trips_side=0.0)
-    return [
-        {
-            "name": found.name if found.kind == "reference" else found.kind,
-            "ns": found.cpu.first,
-            "ratio": [found.cpu.ratio, found.cpu.low, found.cpu.high],
-        }
-        for found in comparison.run(effort, ["line"])
+    found = [
+        alone("bytes.replace", measured.size, measured.cpu)
+        for measured in comparison.run(effort, ["line"])
+        if measured.kind == "reference"
     ]
+    clock = time.process_time_ns
+    for size in (32, 1024, 8192):
+        runs, messages = in_c(size)
+        per_round, _ = comparison.compare(runs, (clock, clock), effort.windows, effort.side)
+        first, second = per_round.first / messages, per_round.second / messages
+        found.append(alone("C", size, per_round._replace(first=first, second=second)))
+    return found
+
+
+def alone(rival: str, size: int, cpu: comparison.Compared) -> dict[str, Any]:
+    """Nanoseconds a line, and how many times the rival's those are."""
+    ratio = [1 / cpu.ratio, 1 / cpu.high, 1 / cpu.low]
+    return {"rival": rival, "size": size, "ns": cpu.first, "rival_ns": cpu.second, "ratio": ratio}
+
+
+def in_c(size: int) -> tuple[tuple[Callable[[], None], Callable[[], None]], int]:
+    """The native twin's round and C's, of so many messages, with the same result."""
+    times = 16  # a call of C from Python costs as much as a few lines
+    load = workloads.workload("line", size)
+    echo, data = load.echo("native"), load.pieces[0]
+    out = bytearray(workloads.BUFFER + 64 * load.messages)
+    target = (ctypes.c_char * len(out)).from_buffer(out)
+    prefix = echo.stamper.render(workloads.NOW_NS)
+    source = BUILT / "framing.so"
+    run_command(["gcc", "-O3", "-shared", "-fPIC", "-o", str(source), str(HERE / "framing.c")])
+    stamp = ctypes.CDLL(str(source)).stamp
+    stamp.restype = ctypes.c_size_t
+    stamp.argtypes = [
+        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p,
+        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
+    ]  # fmt: skip
+
+    def ours() -> None:
+        for _ in range(times):
+            echo.feed_into(data, out, workloads.NOW_NS)
+
+    def theirs() -> None:
+        stamp(data, len(data), target, prefix, len(prefix), times)
+
+    _, written = echo.feed_into(data, out, workloads.NOW_NS)
+    replies = bytes(out[:written])
+    out[:] = bytes(len(out))
+    theirs()
+    if out[:written] != replies:
+        raise PeerError(f"C and the native twin differ over lines of {size} bytes")
+    return (ours, theirs), times * load.messages
 
 
 # ---- the run
