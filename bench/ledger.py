@@ -55,8 +55,8 @@ TOLERANCE, OTHER_PYTHON = 1.02, 1.10
 #: System calls and allocations must be the same, but for so many in all messages of a phase: what a
 #: timer does that falls into a round. A new one for each message, or batch, is more.
 STRAY = 6
-#: How many phases of a length there are, after so many, at most, and by how much instructions of two
-#: that did the same differ.
+#: How many phases of a length there are, after so many, at most; and by how much instructions of
+#: two that did the same differ.
 WARM, TRIES, SAME = 3, 20, 0.001
 PATIENCE = 30.0  # seconds
 WIDTH = len("[Sun Nov 22 14:03:54 2026]")
@@ -344,15 +344,18 @@ def phases(server: Server, one_round: Round, take: Take, rounds: int) -> tuple[C
 
 
 def undisturbed(counts: Sequence[Count]) -> Iterator[Count]:
-    """The cheapest of each sort, if it came out so twice: a timer that falls into one adds to it."""
+    """The cheapest of each sort, if it came out so twice: a timer that falls into one adds."""
     sorts: dict[tuple[int, int], list[Count]] = defaultdict(list)
     for each in counts[1:]:  # the first is not quite warm
         sorts[each.rendered, each.waits].append(each)
     for alike in sorts.values():
         one, *others = sorted(alike, key=lambda count: count.instructions)
-        if others and others[0].calls == one.calls:
-            if others[0].instructions - one.instructions <= SAME * one.instructions:
-                yield one
+        if (
+            others
+            and others[0].calls == one.calls
+            and others[0].instructions - one.instructions <= SAME * one.instructions
+        ):
+            yield one
 
 
 def cost(server: Server, take: Take, work: Work) -> dict[str, Any]:
