@@ -25,10 +25,45 @@ from fastecho.limits import (
 cdef extern from "lines.h":
     enum:
         LINES_DELIMITER
+    struct lines_job:
+        const char* prefix
+        size_t prefix_size
+        const char* delimiter
+        size_t width
+        size_t limit
     uint64_t lines_stamp(
         const char* data, size_t size, size_t* consumed, bint* scanned,
-        char* out, size_t room, size_t* written,
-        const char* prefix, size_t prefix_size, const char* delimiter, size_t width, size_t limit,
+        char* out, size_t room, size_t* written, const lines_job* job,
+    ) noexcept
+
+cdef extern from "lengths.h":
+    enum:
+        LENGTHS_PREFIX
+    struct lengths_job:
+        const char* prefix
+        size_t prefix_size
+        size_t limit
+        size_t before
+        uint64_t least
+        uint64_t most
+        uint64_t adjust
+        int shift
+        bint little
+    uint64_t lengths_stamp_fixed(
+        const char* data, size_t size, size_t* consumed, char* out, size_t room, size_t* written,
+        const lengths_job* job,
+    ) noexcept
+    uint64_t lengths_stamp_field(
+        const char* data, size_t size, size_t* consumed, char* out, size_t room, size_t* written,
+        const lengths_job* job,
+    ) noexcept
+    uint64_t lengths_stamp_varint(
+        const char* data, size_t size, size_t* consumed, char* out, size_t room, size_t* written,
+        const lengths_job* job,
+    ) noexcept
+    uint64_t lengths_stamp_netstring(
+        const char* data, size_t size, size_t* consumed, char* out, size_t room, size_t* written,
+        const lengths_job* job,
     ) noexcept
 
 cdef enum:
@@ -103,6 +138,13 @@ cdef class Codec:
         memcpy(out + text_length, frame_start, frame.total)
         return size
 
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
+    ) noexcept:
+        """Answer as many frames as can be quickly, with one prefix for all; their number."""
+        return 0
+
     cdef str explain(self):
         """What is corrupt, in the pure twin's words."""
         return self.detail.decode()
@@ -176,6 +218,8 @@ cdef class Codec:
         cdef uint64_t count = 0
         cdef Frame frame
         cdef int status
+        if messages is None and prefix.render == NULL and prefix.length <= LENGTHS_PREFIX:
+            count = self.many(data, size, &at, out, room, &put, prefix)
         while True:
             status = self.cut(data + at, size - at, &frame)
             if status != WHOLE:
@@ -349,11 +393,14 @@ cdef class DelimiterCodec(Codec):
         """As for any codec, after what `lines_stamp` can do."""
         cdef size_t at = 0, put = 0
         cdef bint scanned = False
+        cdef lines_job job
         if messages is None and prefix.render == NULL and self.pattern.width <= LINES_DELIMITER:
-            self.messages += lines_stamp(
-                data, size, &at, &scanned, out, room, &put, prefix.text, prefix.length,
-                self.pattern.text, self.pattern.width, self.limit,
-            )
+            job.prefix = prefix.text
+            job.prefix_size = prefix.length
+            job.delimiter = self.pattern.text
+            job.width = self.pattern.width
+            job.limit = self.limit
+            self.messages += lines_stamp(data, size, &at, &scanned, out, room, &put, &job)
             self.offset += at
             if scanned and self.pattern.width == 1:    # nothing in the rest to look for
                 consumed[0] = size
@@ -446,6 +493,17 @@ cdef class FixedCodec(Codec):
         frame.length = frame.total = self.limit
         return WHOLE if size >= self.limit else PARTIAL
 
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
+    ) noexcept:
+        cdef lengths_job job
+        job.prefix = prefix.text
+        job.prefix_size = prefix.length
+        job.limit = self.limit
+        job.before = 0
+        return lengths_stamp_fixed(data, size, consumed, out, room, written, &job)
+
 
 @no_gc
 cdef class LengthCodec(Codec):
@@ -516,6 +574,22 @@ cdef class LengthCodec(Codec):
         memcpy(out + frame.header + text_length, frame_start + frame.header, frame.length)
         return size
 
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
+    ) noexcept:
+        cdef lengths_job job
+        job.prefix = prefix.text
+        job.prefix_size = prefix.length
+        job.limit = self.limit
+        job.before = self.before
+        job.adjust = <uint64_t> self.adjust
+        job.least = <uint64_t> -self.adjust if self.adjust < 0 else 0
+        job.most = <uint64_t> (<int64_t> self.limit - self.adjust)
+        job.shift = 64 - 8 * self.width
+        job.little = self.little
+        return lengths_stamp_field(data, size, consumed, out, room, written, &job)
+
     cdef str explain(self):
         return f"length {self.announced} with adjust={self.adjust} is below 0"
 
@@ -566,6 +640,17 @@ cdef class VarintCodec(Codec):
         cdef char header[MAX_VARINT]
         cdef size_t width = put_varint(header, frame.length + text_length)
         return put_reply(out, room, header, width, frame_start, frame, text, text_length, 0)
+
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
+    ) noexcept:
+        cdef lengths_job job
+        job.prefix = prefix.text
+        job.prefix_size = prefix.length
+        job.limit = self.limit
+        job.before = 0
+        return lengths_stamp_varint(data, size, consumed, out, room, written, &job)
 
 
 @no_gc
@@ -632,6 +717,17 @@ cdef class NetstringCodec(Codec):
         return put_reply(
             out, room, header + width, 24 - width, frame_start, frame, text, text_length, 1
         )
+
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
+    ) noexcept:
+        cdef lengths_job job
+        job.prefix = prefix.text
+        job.prefix_size = prefix.length
+        job.limit = self.limit
+        job.before = 0
+        return lengths_stamp_netstring(data, size, consumed, out, room, written, &job)
 
 
 cdef valid_limit(max_frame):

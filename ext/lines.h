@@ -1,7 +1,12 @@
-/* Lines, 64 bytes at a time: a bit mask says where they end (simdjson's way, arXiv:1902.08318).
+/* Lines: prefix and line for every line that is whole, not too long, and has room.
  *
- * Only what is quick is done here. What is left of the data begins with a line that is not whole,
- * too long or has no room, and is for the codec to judge.
+ * Many short lines are found 64 bytes at a time, by bit masks, and copied 32 bytes at a time,
+ * needed or not: a reply is not over before the next is written over its end. For that there must
+ * be room, and bytes to read. Where there is not, and for long lines, there are `memchr` and
+ * `memcpy`: scanning and copying long lines in one go was no faster than the C library's two.
+ *
+ * What is left of the data begins with a line that is not whole, too long or has no room, and is
+ * for the codec to judge. Past `written`, the buffer has whatever it has.
  */
 
 #ifndef FASTECHO_LINES_H
@@ -11,92 +16,247 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "masks.h"
 
 enum {
-    LINES_BLOCK = 64,
-    LINES_STEP = 32,      /* bytes that are copied at a time, needed or not */
-    LINES_SHORT = 128,    /* longer ones are for memcpy */
     LINES_DELIMITER = 8,  /* longest delimiter: each byte like its last costs a look at all of it */
+    LINES_PREFIX = MASK_STEP,        /* longest prefix that is copied in one step */
+    LINES_AHEAD = 2 * MASK_BLOCK,    /* bytes to read behind the start of a block: it and a line */
+    LINES_LONG = 4 * MASK_BLOCK,     /* from here on the C library is faster */
+    /* Room for what can come of a block: as many replies as it has bytes, and one begun. */
+    LINES_ROOM = MASK_BLOCK * LINES_PREFIX + 2 * LINES_AHEAD,
 };
 
-/* Which bytes of a block are this one: the first is bit 0. */
-static inline uint64_t lines_mask(const char *block, char wanted)
+enum { LINES_MORE, LINES_ALL, LINES_STUCK };
+
+/* What is done to all lines. The prefix can be read up to LINES_PREFIX. */
+struct lines_job {
+    const char *prefix;
+    size_t prefix_size;
+    const char *delimiter;
+    size_t width;
+    size_t limit;
+};
+
+/* How far it is. */
+struct lines {
+    const char *start;  /* of the next line */
+    const char *stop;
+    char *to;           /* where its reply begins */
+    char *full;
+    size_t begun;       /* bytes of that line without its end, already in place behind the prefix */
+    uint64_t count;
+};
+
+#define LINES_INLINE static inline __attribute__((always_inline))
+
+/* Whether the delimiter ends here, as its last byte does. */
+LINES_INLINE int lines_end(const struct lines_job *job, const char *end, size_t length)
 {
-    uint64_t mask = 0;
-#ifdef __SSE2__
-    const __m128i all = _mm_set1_epi8(wanted);
-    for (int i = 0; i < LINES_BLOCK; i += 16) {
-        const __m128i some = _mm_loadu_si128((const __m128i *)(block + i));
-        mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(some, all)) << i;
-    }
-#else
-    for (int i = 0; i < LINES_BLOCK; i++)
-        mask |= (uint64_t)(block[i] == wanted) << i;
-#endif
-    return mask;
+    for (size_t i = 2; i <= job->width; i++)
+        if (length < i || end[-(ptrdiff_t)i] != job->delimiter[job->width - i])
+            return 0;
+    return 1;
 }
 
-/* Write prefix and line for every line that is whole, not too long, and has room; their number.
- * `scanned` says whether all of the data was looked at, so that what is left is but a line's start.
+/* As many lines as end in the blocks before `until`, each at least LINES_AHEAD bytes before what
+ * cannot be read; stops early in a long line, at one that is too long, or where room grows short.
+ *
+ * The next line's beginning is copied before its end is known: `sure` bytes of it, 32 until there
+ * is a longer one. A block without an end is copied when it was looked at.
  */
-static uint64_t lines_stamp(
-    const char *data, size_t size, size_t *consumed, int *scanned,
-    char *out, size_t room, size_t *written,
-    const char *prefix, size_t prefix_size, const char *delimiter, size_t width, size_t limit)
+LINES_INLINE void lines_many(
+    struct lines *lines, const struct lines_job *job, const char *until, size_t width,
+    mask_of *mask, step_of *step)
 {
-    const char last = delimiter[width - 1];
-    char head[LINES_STEP] = {0};
-    size_t start = 0, put = 0, block = 0;
+    const char *const prefix = job->prefix;
+    const size_t prefix_size = job->prefix_size;
+    const char last = job->delimiter[width - 1];
+    const char *start = lines->start, *block = start;
+    char *to = lines->to, *const full = lines->full - LINES_ROOM;
+    size_t sure = MASK_STEP;
     uint64_t count = 0;
 
-    if (prefix_size <= sizeof(head))
-        memcpy(head, prefix, prefix_size);
-    while (block < size) {
-        uint64_t mask;
-        if (size - block >= LINES_BLOCK) {
-            mask = lines_mask(data + block, last);
-        } else {
-            char rest[LINES_BLOCK] = {0};
-            memcpy(rest, data + block, size - block);
-            mask = lines_mask(rest, last) & (((uint64_t)1 << (size - block)) - 1);
-        }
-        block += LINES_BLOCK;
-        if (mask == 0 && block < size) {
-            const char *found = memchr(data + block, last, size - block);
-            if (found == NULL)
-                break;
-            block = (size_t)(found - data);
-        }
-        for (; mask != 0; mask &= mask - 1) {
-            const size_t end = block - LINES_BLOCK + (size_t)__builtin_ctzll(mask) + 1;
-            const size_t length = end - start, wide = (length + LINES_STEP - 1) & -LINES_STEP;
-            char *to = out + put;
-            if (width > 1 && (length < width || memcmp(data + end - width, delimiter, width) != 0))
+    step(to, prefix);
+    step(to + prefix_size, start);
+    for (; block < until && full - to > block - start; block += MASK_BLOCK) {
+        const char *const before = start;
+        uint64_t found = mask(block, last);
+        const uint64_t any = found;
+        for (; found != 0; found &= found - 1) {
+            const char *const end = block + __builtin_ctzll(found) + 1;
+            const size_t length = (size_t)(end - start);
+            if (width > 1 && !lines_end(job, end, length))
                 continue;
-            if (length - width > limit || length + prefix_size > room - put)
-                goto done;
-            if (length <= LINES_SHORT && prefix_size <= sizeof(head)
-                    && wide <= size - start && wide + prefix_size <= room - put) {
-                memcpy(to, head, LINES_STEP);
-                for (size_t i = 0; i < length; i += LINES_STEP)
-                    memcpy(to + prefix_size + i, data + start + i, LINES_STEP);
-            } else {
-                memcpy(to, prefix, prefix_size);
-                memcpy(to + prefix_size, data + start, length);
+            if (__builtin_expect(length > sure, 0)) {
+                if (length - width > job->limit)
+                    goto out;
+                step(to + prefix_size + MASK_STEP, start + MASK_STEP);
+                sure = 2 * MASK_STEP;
+                if (length > sure) {
+                    step(to + prefix_size + (block - start), block);
+                    step(to + prefix_size + (block - start) + MASK_STEP, block + MASK_STEP);
+                }
             }
-            put += prefix_size + length;
+            to += prefix_size + length;
             start = end;
             count++;
+            step(to, prefix);
+            step(to + prefix_size, start);
+            if (sure > MASK_STEP)
+                step(to + prefix_size + MASK_STEP, start + MASK_STEP);
+        }
+        if (width > 1 ? start == before : any == 0) {
+            step(to + prefix_size + MASK_STEP, start + MASK_STEP);
+            sure = 2 * MASK_STEP;
+            step(to + prefix_size + (block - start), block);
+            step(to + prefix_size + (block - start) + MASK_STEP, block + MASK_STEP);
+            if (block - start >= LINES_LONG) {
+                block += MASK_BLOCK;
+                break;
+            }
         }
     }
-    *scanned = 1;
-done:
-    *consumed = start;
-    *written = put;
-    return count;
+out:
+    lines->begun = block > start ? (size_t)(block - start) : 0;
+    if (lines->begun > sure && lines->begun <= MASK_BLOCK)
+        lines->begun = sure;
+    lines->start = start;
+    lines->to = to;
+    lines->count += count;
+}
+
+/* The same for the last few, in a copy with bytes to read behind it, of which none is an end. */
+LINES_INLINE void lines_last(
+    struct lines *lines, const struct lines_job *job, size_t width, mask_of *mask, step_of *step)
+{
+    const char *const start = lines->start;
+    const size_t size = (size_t)(lines->stop - start);
+    char copy[2 * LINES_AHEAD];
+
+    memset(copy, ~job->delimiter[job->width - 1], sizeof(copy));
+    memcpy(copy, start, size);
+    lines->start = copy;
+    lines_many(lines, job, copy + size, width, mask, step);
+    lines->start = start + (lines->start - copy);
+    if (lines->begun > (size_t)(lines->stop - lines->start))
+        lines->begun = (size_t)(lines->stop - lines->start);
+}
+
+/* Copy so many bytes and no more; most are few. */
+LINES_INLINE void lines_copy(char *to, const char *from, size_t size)
+{
+    if (size > MASK_BLOCK || size < 16) {
+        memcpy(to, from, size);
+    } else if (size > MASK_STEP) {
+        memcpy(to, from, MASK_STEP);
+        memcpy(to + size - MASK_STEP, from + size - MASK_STEP, MASK_STEP);
+    } else {
+        memcpy(to, from, 16);
+        memcpy(to + size - 16, from + size - 16, 16);
+    }
+}
+
+/* One line and, while they are long or the last few, those behind it. */
+LINES_INLINE int lines_few(struct lines *lines, const struct lines_job *job)
+{
+    const char *const stop = lines->stop;
+    const size_t prefix_size = job->prefix_size;
+    const char last = job->delimiter[job->width - 1];
+    const char *start = lines->start, *end = start + lines->begun;
+    char *to = lines->to;
+    size_t begun = lines->begun;
+    int status = LINES_ALL;
+
+    while (end < stop) {
+        const size_t room = (size_t)(lines->full - to);
+        size_t length;
+        end = memchr(end, last, (size_t)(stop - end));
+        if (end == NULL)
+            break;
+        length = (size_t)(++end - start);
+        if (!lines_end(job, end, length))
+            continue;
+        if (length - job->width > job->limit || prefix_size + length > room) {
+            status = LINES_STUCK;
+            break;
+        }
+        if (begun == 0) {
+            if (prefix_size <= LINES_PREFIX && room >= LINES_PREFIX)
+                memcpy(to, job->prefix, LINES_PREFIX);
+            else
+                memcpy(to, job->prefix, prefix_size);
+        }
+        lines_copy(to + prefix_size + begun, start + begun, length - begun);
+        to += prefix_size + length;
+        start = end;
+        begun = 0;
+        lines->count++;
+        if (length < LINES_LONG && stop - end > MASK_BLOCK) {
+            status = LINES_MORE;
+            break;
+        }
+    }
+    lines->start = start;
+    lines->to = to;
+    return status;
+}
+
+LINES_INLINE int lines_each(
+    struct lines *lines, const struct lines_job *job, size_t width, mask_of *mask, step_of *step)
+{
+    /* Lines of a block's length and less are not measured one by one. */
+    const int small = job->prefix_size > LINES_PREFIX || job->limit < MASK_BLOCK;
+    int status;
+    do {
+        const ptrdiff_t left = lines->stop - lines->start;
+        lines->begun = 0;
+        if (left > MASK_BLOCK && !small && lines->full - lines->to > LINES_ROOM) {
+            if (left >= LINES_AHEAD)
+                lines_many(lines, job, lines->stop - LINES_AHEAD + 1, width, mask, step);
+            else
+                lines_last(lines, job, width, mask, step);
+        }
+        status = lines_few(lines, job);
+    } while (status == LINES_MORE);
+    return status;
+}
+
+static int lines_base(struct lines *lines, const struct lines_job *job)
+{
+    if (job->width == 1)
+        return lines_each(lines, job, 1, MASK_BASE, step_base);
+    return lines_each(lines, job, job->width, MASK_BASE, step_base);
+}
+
+#ifdef MASK_AVX2
+MASK_AVX2 static int lines_avx2(struct lines *lines, const struct lines_job *job)
+{
+    if (job->width == 1)
+        return lines_each(lines, job, 1, mask_avx2, step_avx2);
+    return lines_each(lines, job, job->width, mask_avx2, step_avx2);
+}
+#endif
+
+/* Their number. `scanned` says whether all of the data was looked at, so that what is left is but a
+ * line's start.
+ */
+static inline uint64_t lines_stamp(
+    const char *data, size_t size, size_t *consumed, int *scanned,
+    char *out, size_t room, size_t *written, const struct lines_job *job)
+{
+    struct lines lines = {.start = data, .stop = data + size, .to = out, .full = out + room};
+    int status;
+#ifdef MASK_AVX2
+    if (size > MASK_BLOCK && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"))
+        status = lines_avx2(&lines, job);
+    else
+#endif
+        status = lines_base(&lines, job);
+    *scanned = status == LINES_ALL;
+    *consumed = (size_t)(lines.start - data);
+    *written = (size_t)(lines.to - out);
+    return lines.count;
 }
 
 #endif

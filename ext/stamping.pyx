@@ -11,7 +11,8 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
@@ -22,6 +23,13 @@ from operator import index
 from fastecho.errors import ConfigError
 from fastecho.limits import MAX_PEER, MAX_PREFIX, MAX_TIME_NS
 from fastecho.timestamps import FRACTIONS, TOKENS, plan
+
+cdef extern from "masks.h":
+    enum:
+        MASK_STEP
+
+cdef enum:
+    PADDING = MASK_STEP    # behind a prefix, which is copied in steps
 
 cdef enum:
     # Kinds of steps.
@@ -59,12 +67,13 @@ cdef class Stamper:
         self.shows_peer = "peer" in names
         self.shows_mono = "mono_ns" in names
         self.per_message = not names.isdisjoint(PER_MESSAGE)
-        self.scratch = <char*> PyMem_Malloc(self.longest + 1)
+        self.scratch = <char*> PyMem_Calloc(self.longest + PADDING, 1)
         if self.scratch == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.scratch)
+        PyMem_Free(self.text)
         PyMem_Free(self.steps)
 
     def render(self, now_ns, seq=0, length=0, bytes peer=b""):
@@ -82,11 +91,15 @@ cdef class Stamper:
         """Make the steps of this second; the old ones stand until the new ones do."""
         cdef list planned = plan(self.parts, second)
         cdef bytes literals = b"".join([part for part in planned if isinstance(part, bytes)])
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(literals), at = 0
+        cdef char* text = <char*> PyMem_Calloc(size + PADDING, 1)
         cdef Step* steps = <Step*> PyMem_Malloc(max(len(planned), 1) * sizeof(Step))
         cdef Step* step = steps
-        cdef size_t at = 0
-        if steps == NULL:
+        if text == NULL or steps == NULL:
+            PyMem_Free(text)
+            PyMem_Free(steps)
             raise MemoryError
+        memcpy(text, PyBytes_AS_STRING(literals), size)
         for part in planned:
             step.digits = 0
             step.start = at
@@ -102,13 +115,13 @@ cdef class Stamper:
                 step.kind = KINDS[part]
             step += 1
         PyMem_Free(self.steps)
+        PyMem_Free(self.text)
         self.steps = steps
+        self.text = text
         self.count = <int> len(planned)
-        self.literals = literals
-        self.text = PyBytes_AS_STRING(literals)
         self.second = second
         self.second_ns = second * NS
-        self.text_length = <size_t> PyBytes_GET_SIZE(literals)
+        self.text_length = size
         self.constant = not self.per_message and all(isinstance(part, bytes) for part in planned)
         return 0
 
@@ -222,6 +235,12 @@ cdef inline uint64_t monotonic(int64_t now_ns, int64_t offset) noexcept:
 
 cdef int64_t checked_time(now_ns) except -1:
     """A time that a clock can show."""
+    cdef int overflow = 0
+    cdef int64_t time = -1
+    if PyLong_CheckExact(now_ns):    # as good as always: no Python then
+        time = PyLong_AsLongLongAndOverflow(now_ns, &overflow)
+    if time >= 0:
+        return time
     now_ns = index(now_ns)
     if not 0 <= now_ns <= MAX_TIME_NS:
         raise ValueError(f"now_ns must be from 0 to {MAX_TIME_NS}, not {now_ns}")

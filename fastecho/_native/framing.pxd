@@ -14,7 +14,8 @@ cdef struct Frame:
     size_t length   # of the message
     size_t total    # of the frame; if it is PARTIAL: the bytes without which no look is worth it
 
-# What goes before a message: `text`, which `render` makes anew for each unless it is NULL.
+# What goes before a message: `text`, which `render` makes anew for each unless it is NULL. Of the
+# text, 32 bytes can be read, however few it has: they are copied in one step, needed or not.
 cdef struct Prefix:
     const char* text
     size_t length
@@ -41,6 +42,10 @@ cdef class Codec:
     cdef size_t reply(
         self, char* out, size_t room, const char* frame_start, const Frame* frame,
         const char* text, size_t text_length,
+    ) noexcept
+    cdef uint64_t many(
+        self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
+        size_t* written, const Prefix* prefix,
     ) noexcept
     cdef str explain(self)
     cdef int extend(self, const char* data, size_t size, size_t* taken, Frame* frame) except -1

@@ -24,8 +24,7 @@ cdef class Stamper:
     cdef int64_t second_ns    # when it began
     cdef bint constant        # the prefix is, for a second: all of `text`
     cdef size_t text_length
-    cdef bytes literals
-    cdef const char* text
+    cdef char* text
     cdef Step* steps
     cdef int count
     cdef char* scratch
