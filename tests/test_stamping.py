@@ -488,6 +488,57 @@ def test_no_byte_past_the_end_of_a_buffer_is_read_or_written(
     assert state(echo) == (len(lines), len(stream) - tail, tail, None)
 
 
+COUNTED = [
+    Framing("fixed", 33),
+    Framing("fixed", 64),
+    Framing("length", 300, width=2, little=True),
+    Framing("length", 300, width=3, offset=9, adjust=-2),
+    Framing("length", 300, width=8, offset=2),
+    Framing("varint", 300),
+    Framing("netstring", 300),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@given(
+    wanted=st.sampled_from(COUNTED),
+    sizes=st.lists(st.sampled_from(EDGES), max_size=12),
+    missing=st.integers(0, 70),
+    prefix=st.sampled_from(EDGES).map(lambda size: b"p" * size),
+    rooms=st.lists(st.one_of(st.integers(0, 900), st.just(3000)), min_size=1, max_size=4),
+    cut=st.integers(0, 300),
+)
+def test_no_byte_past_the_end_is_read_or_written_where_lengths_are_announced(
+    twin: Any,
+    walls: tuple[Guarded, Guarded],
+    wanted: Framing,
+    sizes: list[int],
+    missing: int,
+    prefix: bytes,
+    rooms: list[int],
+    cut: int,
+) -> None:
+    messages = [b"x" * (wanted.max_frame if wanted.kind == "fixed" else size) for size in sizes]
+    stream = b"".join(wire(wanted, message) for message in messages)
+    stream = stream[: max(0, len(stream) - missing)]
+    verdict = judge(wanted, stream)
+    echo = make(twin, wanted, (prefix,))
+    said = b""
+    for recv in (stream[:cut], stream[cut:]):
+        rest = recv
+        for room in itertools.chain(rooms, itertools.repeat(1500)):
+            data, out = walls[0].last(len(rest)), walls[1].last(room)
+            data[:] = rest
+            consumed, written = echo.feed_into(data, out, NOW)
+            said += out[:written]
+            rest = rest[consumed:]
+            if not rest:
+                break
+    times = [NOW] * len(verdict.frames)
+    assert said == b"".join(answered(wanted, (prefix,), b"", verdict, times))
+    assert state(echo) == (len(verdict.frames), verdict.offset, verdict.pending, None)
+
+
 def test_all_is_consumed_when_every_reply_fits(twin: Any) -> None:
     echo = make(twin, Framing("delimiter", 9, b"\n"), (b"> ",))
     assert fill(echo, b"a\nb\nc", 8) == (5, b"> a\n> b\n")
