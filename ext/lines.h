@@ -238,6 +238,22 @@ MASK_AVX2 static int lines_avx2(struct lines *lines, const struct lines_job *job
 }
 #endif
 
+/* One line and no more, short: what most receives bring. Whether it was that, and has room. */
+LINES_INLINE int lines_lone(
+    const char *data, size_t size, char *out, size_t room, const struct lines_job *job)
+{
+    const char *end;
+    if (size > MASK_BLOCK || job->width > 1 || job->prefix_size > LINES_PREFIX
+            || size - 1 > job->limit || job->prefix_size + size > room || room < LINES_PREFIX)
+        return 0;
+    end = memchr(data, job->delimiter[0], size);
+    if (end != data + size - 1)
+        return 0;
+    memcpy(out, job->prefix, LINES_PREFIX);
+    lines_copy(out + job->prefix_size, data, size);
+    return 1;
+}
+
 /* Their number. `scanned` says whether all of the data was looked at, so that what is left is but a
  * line's start.
  */
@@ -245,8 +261,16 @@ static inline uint64_t lines_stamp(
     const char *data, size_t size, size_t *consumed, int *scanned,
     char *out, size_t room, size_t *written, const struct lines_job *job)
 {
-    struct lines lines = {.start = data, .stop = data + size, .to = out, .full = out + room};
+    struct lines lines;
     int status;
+
+    *scanned = 1;
+    if (lines_lone(data, size, out, room, job)) {
+        *consumed = size;
+        *written = job->prefix_size + size;
+        return 1;
+    }
+    lines = (struct lines){.start = data, .stop = data + size, .to = out, .full = out + room};
 #ifdef MASK_AVX2
     if (size > MASK_BLOCK && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"))
         status = lines_avx2(&lines, job);
