@@ -5,6 +5,8 @@ The environment variable `FASTECHO_BUILD_EXT` says what becomes of them:
     auto (default)  compile; if that fails, say so and install the pure twin alone
     yes             compile; if that fails, so does the installation
     no              compile nothing (what was built in place before stays there)
+    checked         as `yes`, with every check of Cython's, ASan and UBSan: for tests alone, and
+                    for processes that have ASan preloaded (`make sanitize`, docs/testing.md)
 
 pip keeps the wheel that it built of an index's sdist, whatever the variable said then: after a
 fallback, `pip install --no-cache-dir` builds again.
@@ -21,7 +23,6 @@ from setuptools.command.build_ext import build_ext
 MODULES = ("framing", "stamping", "selector", "stream", "datagrams", "generator")
 INTERFACES = sorted(Path("fastecho/_native").glob("*.pxd"))
 HEADERS = sorted(str(path) for path in Path("ext").glob("*.h"))
-GENERATED = Path("build/cython")
 
 DIRECTIVES = {
     "language_level": 3,
@@ -35,6 +36,14 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "clinic",
 }
+
+# What `checked` changes. An index below 0 stays an error there. Overflow is UBSan's to find:
+# Cython's `overflowcheck` objects to unsigned numbers too, which may wrap and, in headers, do.
+CHECKS = {"boundscheck": True, "cdivision": False, "initializedcheck": True, "nonecheck": True}
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZERS += ["-fno-sanitize=pointer-overflow"]  # Cython's own code adds 0 to NULL
+# Python's own flags make overflow wrap (-fwrapv), and then it is none.
+CHECKED_CFLAGS = ["-O1", "-g", "-fno-wrapv", "-fno-omit-frame-pointer", "-Wall", *SANITIZERS]
 
 # No -march: a wheel runs on every machine of its architecture. By instructions counted: -O3 takes
 # 3% less than -O2 for a call with one line, -fno-plt 1% less; -flto and -fno-semantic-interposition
@@ -55,10 +64,10 @@ class BuildAllOrNone(build_ext):
             self.generate()
             super().run()
         except Exception as error:
-            if policy == "yes":
+            if policy != "auto":
                 print(
-                    "error: fastecho: FASTECHO_BUILD_EXT=yes, but the native twin could not be "
-                    "built. That takes a C compiler and the headers of Python (in Debian: gcc, "
+                    f"error: fastecho: FASTECHO_BUILD_EXT={policy}, but the native twin could not "
+                    "be built. That takes a C compiler and the headers of Python (in Debian: gcc, "
                     "libc6-dev, python3-dev). What went wrong:",
                     file=sys.stderr,
                 )
@@ -80,23 +89,25 @@ class BuildAllOrNone(build_ext):
         """Turn the .pyx into C, out of the way of the sources."""
         from Cython.Build import cythonize  # here: `auto` survives its absence, `no` needs none
 
+        generated = Path("build/cython-checked" if checked else "build/cython")
         # Cython expects a module's own .pxd beside its .pyx and would not see ours change.
         inputs = [Path(__file__), *INTERFACES]
-        outputs = [path.stat().st_mtime for path in GENERATED.glob("ext/*.c")]
+        outputs = [path.stat().st_mtime for path in generated.glob("ext/*.c")]
         stale = bool(outputs) and max(path.stat().st_mtime for path in inputs) > min(outputs)
-        generated = cythonize(
+        extensions = cythonize(
             self.extensions,
-            build_dir=str(GENERATED),
-            compiler_directives=DIRECTIVES,
+            build_dir=str(generated),
+            compiler_directives=DIRECTIVES | CHECKS if checked else DIRECTIVES,
             force=bool(self.force) or stale,
         )
-        for extension, with_c in zip(self.extensions, generated, strict=True):
+        for extension, with_c in zip(self.extensions, extensions, strict=True):
             extension.sources = with_c.sources
 
 
 policy = os.environ.get("FASTECHO_BUILD_EXT", "auto")
-if policy not in ("auto", "yes", "no"):
-    sys.exit(f"FASTECHO_BUILD_EXT must be auto, yes or no, not {policy!r}")
+if policy not in ("auto", "yes", "no", "checked"):
+    sys.exit(f"FASTECHO_BUILD_EXT must be auto, yes, no or checked, not {policy!r}")
+checked = policy == "checked"
 if policy == "auto" and sys.platform != "linux":  # epoll, recvmmsg, SO_TIMESTAMPNS, ...
     policy = "no"
 
@@ -108,7 +119,8 @@ setup(
             [f"ext/{name}.pyx"],
             include_dirs=["ext"],
             depends=HEADERS,
-            extra_compile_args=CFLAGS,
+            extra_compile_args=CHECKED_CFLAGS if checked else CFLAGS,
+            extra_link_args=SANITIZERS if checked else [],
         )
         for name in MODULES
         if policy != "no"

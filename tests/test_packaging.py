@@ -205,7 +205,7 @@ def test_a_message_comes_back_over_udp(daemon: Daemon) -> None:
         ),
         (
             {"FASTECHO_BUILD_EXT": "maybe"},
-            "FASTECHO_BUILD_EXT must be auto, yes or no, not 'maybe'",
+            "FASTECHO_BUILD_EXT must be auto, yes, no or checked, not 'maybe'",
         ),
     ],
 )
