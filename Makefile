@@ -6,15 +6,18 @@
 
 PYTHON ?= python3
 ARGS   ?=
+FUZZ_SECONDS ?= 3600
 
 BIN := .venv/bin
 EXT := setup.py $(wildcard ext/*.pyx ext/*.h fastecho/_native/*.pxd)
+ALL := $(EXT) $(shell find fastecho -name '*.py')
 PAST := $(wildcard .benchmarks/*/*.json)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # tests and benchmarks measure time
-.PHONY: help run test bench ledger versus check format lint types layers coverage smoke build dist clean
+.PHONY: help run test sanitize fuzz bench ledger versus check format lint types layers coverage \
+	smoke build dist clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,6 +28,18 @@ run: build  ## Start the daemon on 127.0.0.1:12345, TCP and UDP; ARGS="-v :7777"
 test: build  ## Run the whole test suite, both backends (8 minutes); ARGS="-k name"
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS); status=$$?; $(BIN)/coverage combine --quiet; exit $$status
+
+# What measures memory would measure the sanitizers'.
+sanitize: build/sanitize/.built  ## Run it under ASan, UBSan and Cython's checks (20 minutes); ARGS
+	tests/sanitize/run $(BIN)/pytest --timeout=300 --deselect tests/test_memory.py --deselect \
+		tests/test_volume.py::test_a_pipe_comes_back_complete_at_constant_memory $(ARGS)
+
+fuzz: build/fuzz/.built  ## Fuzz the compiled code under them (needs clang); FUZZ_SECONDS=3600
+	for target in lines streams datagrams; do \
+		mkdir -p build/fuzz/corpus/$$target && \
+		tests/fuzz/run $$target -max_total_time=$$(($(FUZZ_SECONDS) / 3)) -max_len=1024 \
+			build/fuzz/corpus/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name"
 	$(BIN)/pytest bench --timeout=0 -W "default:Benchmark machine_info" --benchmark-autosave \
@@ -87,3 +102,27 @@ clean:  ## Remove everything that was made
 .venv/.built: $(EXT) .venv/.installed
 	FASTECHO_BUILD_EXT=yes $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
+
+# Beside the build in place, not instead of it; and no module is there that is none any more.
+build/sanitize/.built build/fuzz/.built: $(ALL) .venv/.installed
+	@mkdir -p $(@D)/lib && find $(@D)/lib -name '*.py' -delete
+	FASTECHO_BUILD_EXT=checked $(BIN)/python setup.py --quiet build \
+		--build-base $(@D) --build-lib $(@D)/lib
+	@touch $@
+
+# gcc has no coverage that libFuzzer knows.
+build/fuzz/.built: export CC = clang
+build/fuzz/.built: export LDSHARED = clang -shared
+build/fuzz/.built: export CFLAGS = -fsanitize=fuzzer-no-link
+build/fuzz/.built: build/fuzz/lines build/fuzz/libfuzzer.so
+
+build/fuzz/lines: tests/fuzz/lines.c ext/lines.h
+	@mkdir -p $(@D)
+	clang -O1 -g -Wall -Wextra -fsanitize=address,undefined,fuzzer \
+		-fno-sanitize-recover=undefined -Iext $< -o $@
+
+build/fuzz/libfuzzer.so:
+	@mkdir -p $(@D)
+	clang -shared -o $@ -Wl,--whole-archive \
+		"$$(clang -print-file-name=libclang_rt.fuzzer_no_main-$$(uname -m).a)" \
+		-Wl,--no-whole-archive -lstdc++ -lm

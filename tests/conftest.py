@@ -19,6 +19,8 @@ settings.register_profile("default", deadline=None)
 settings.register_profile(
     "ci", deadline=None, max_examples=60, derandomize=True, database=None, print_blob=True
 )
+# Of the compiled code under the sanitizers, in CI: its checks are many in each example.
+settings.register_profile("sanitize", settings.get_profile("ci"), max_examples=20)
 settings.register_profile("long", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
