@@ -29,10 +29,10 @@ test: build  ## Run the whole test suite, both backends (8 minutes); ARGS="-k na
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS); status=$$?; $(BIN)/coverage combine --quiet; exit $$status
 
-# What measures memory would measure the sanitizers'.
+# What measures memory would measure the sanitizers'. Captured, a report would end with its process.
 sanitize: build/sanitize/.built  ## Run it under ASan, UBSan and Cython's checks (20 minutes); ARGS
-	tests/sanitize/run $(BIN)/pytest --timeout=300 --deselect tests/test_memory.py --deselect \
-		tests/test_volume.py::test_a_pipe_comes_back_complete_at_constant_memory $(ARGS)
+	tests/sanitize/run $(BIN)/pytest --capture=sys --timeout=300 --deselect tests/test_memory.py \
+		--deselect tests/test_volume.py::test_a_pipe_comes_back_complete_at_constant_memory $(ARGS)
 
 fuzz: build/fuzz/.built  ## Fuzz the compiled code under them (needs clang); FUZZ_SECONDS=3600
 	for target in lines streams datagrams; do \
