@@ -116,7 +116,7 @@ build/fuzz/.built: export LDSHARED = clang -shared
 build/fuzz/.built: export CFLAGS = -fsanitize=fuzzer-no-link
 build/fuzz/.built: build/fuzz/lines build/fuzz/libfuzzer.so
 
-build/fuzz/lines: tests/fuzz/lines.c ext/lines.h
+build/fuzz/lines: tests/fuzz/lines.c $(wildcard ext/*.h)
 	@mkdir -p $(@D)
 	clang -O1 -g -Wall -Wextra -fsanitize=address,undefined,fuzzer \
 		-fno-sanitize-recover=undefined -Iext $< -o $@
