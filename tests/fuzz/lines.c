@@ -68,14 +68,30 @@ static void demand(int holds, const char *what)
     abort();
 }
 
-static void compare(const Call *call)
+typedef int way(struct lines *lines, const struct lines_job *job);
+
+/* What every processor can do. */
+static int lines_words(struct lines *lines, const struct lines_job *job)
+{
+    return lines_each(lines, job, job->width, mask_words, step_base);
+}
+
+static Result quickly(const Call *call, char *out, way *cut)
+{
+    const struct lines_job job = {
+        call->prefix, call->prefix_size, call->delimiter, call->width, call->limit};
+    struct lines lines = {
+        .start = call->data, .stop = call->data + call->size, .to = out, .full = out + call->room};
+    const int status = cut(&lines, &job);
+    return (Result){(size_t)(lines.start - call->data), (size_t)(lines.to - out), lines.count,
+                    status == LINES_ALL};
+}
+
+static void compare(const Call *call, way *cut)
 {
     char *out = malloc(call->room), *expected = malloc(call->room);
     const Result wanted = plainly(call, expected);
-    Result seen = {0};
-    seen.count = lines_stamp(
-        call->data, call->size, &seen.consumed, &seen.scanned, out, call->room, &seen.written,
-        call->prefix, call->prefix_size, call->delimiter, call->width, call->limit);
+    const Result seen = quickly(call, out, cut);
     demand(seen.count == wanted.count, "lines");
     demand(seen.consumed == wanted.consumed, "bytes consumed");
     demand(seen.written == wanted.written, "bytes written");
@@ -99,14 +115,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
     call.delimiter = memcpy(delimiter, word, call.width);
     call.limit = LIMITS[input[1] % (sizeof(LIMITS) / sizeof(*LIMITS))];
     call.prefix_size = PREFIXES[input[2] % 8];
-    prefix = malloc(call.prefix_size);
+    prefix = malloc(call.prefix_size < LINES_PREFIX ? LINES_PREFIX : call.prefix_size);
     call.prefix = memset(prefix, '>', call.prefix_size);
     call.room = input[3] | (size_t)input[4] << 8;
     shift = input[5] % 64;    /* of the data from where malloc puts it */
     call.size = size - SETTINGS;
     data = malloc(shift + call.size);
     call.data = memcpy(data + shift, input + SETTINGS, call.size);
-    compare(&call);
+    compare(&call, lines_words);
+    compare(&call, lines_base);
+#ifdef MASK_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"))
+        compare(&call, lines_avx2);
+#endif
     free(delimiter);
     free(prefix);
     free(data);
