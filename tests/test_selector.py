@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import load
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,6 +28,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+
+from fastecho._pure.selector import Portable
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 #: What is no file object, or not one that is open.
@@ -43,6 +46,14 @@ class Handler:
     def on_event(self, mask: int) -> None:
         self.masks.append(mask)
         self.action(self)
+
+
+@pytest.fixture(scope="module", params=["pure", "portable", "native"])
+def twin(request: pytest.FixtureRequest) -> Any:
+    """Each of the twins, and what the pure one is where there is no epoll."""
+    if request.param == "portable":
+        return SimpleNamespace(Selector=Portable)
+    return load(request.param)
 
 
 @pytest.fixture
@@ -666,6 +677,39 @@ def test_a_nested_turn_calls_the_others_and_keeps_its_promises(selector, ready):
     assert selector.dispatch(0) == 1
     assert counts == [None, 2]
     assert [each.handler.masks for each in three] == [[READ]] * 3
+
+
+def test_a_newcomer_of_a_turn_may_be_called_by_one_within_it(selector, ready):
+    """And not by the outer one, which was told of the number before it was the newcomer's."""
+    newcomer = Handler()
+
+    def replace_the_other(handler):
+        mine, other = two if handler is two[0].handler else reversed(two)
+        selector.unregister(mine.sock)
+        selector.unregister(other.sock)
+        selector.register(other.sock, READ, newcomer)
+        assert selector.dispatch(0) == 1
+
+    two = ready(2, replace_the_other)
+    assert selector.dispatch(0) == 1
+    assert newcomer.masks == [READ]
+    assert selector.dispatch(0) == 1
+    assert newcomer.masks == [READ, READ]
+
+
+def test_a_modification_that_fails_leaves_nobody_to_call(selector, ready):
+    def break_the_other(handler):
+        handler.action = lambda handler: None
+        (other,) = (each for each in two if each.handler is not handler)
+        number = other.sock.fileno()
+        other.sock.close()
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            selector.modify(number, WRITE)
+
+    two = ready(2, break_the_other)
+    assert selector.dispatch(0) == 1
+    assert selector.dispatch(0) == 1
+    assert sorted(each.handler.masks for each in two) == [[], [READ, READ]]
 
 
 def test_turns_nest_deeply_without_calling_anyone_who_has_gone(selector, ready):
