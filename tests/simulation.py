@@ -221,22 +221,20 @@ class Connection:
         if self.was_reset:
             raise ConnectionResetError(errno.ECONNRESET, "reset")
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def recv(self, size: int) -> bytes:
         self._check()
         self.world.maybe_fail(errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
         if not self.inbound:
             if self.half_closed:
-                return 0
+                return b""
             raise BlockingIOError(errno.EAGAIN, "nothing")
-        size = min(len(self.inbound[0]), len(buffer))
-        buffer[:size] = self.inbound[0][:size]
-        self.inbound[0] = self.inbound[0][size:]
+        data, self.inbound[0] = self.inbound[0][:size], self.inbound[0][size:]
         if not self.inbound[0]:
             self.inbound.pop(0)
-        self.received.append((self.received[-1][0] + size, self.world.now))
-        return size
+        self.received.append((self.received[-1][0] + len(data), self.world.now))
+        return data
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         self._check()
         assert data
         assert not self.shut

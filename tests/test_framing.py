@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import Framing, judge, wire
 
-from fastecho import framing
+from fastecho import backend, framing
 from fastecho.errors import ConfigError, FrameCorrupt, FrameTooLong, FrameTruncated
 
 STREAMS = [kind for kind in strategies.KINDS if kind != "raw"]
@@ -685,3 +685,44 @@ def test_a_length_with_adjust_cannot_say_less(twin: Any) -> None:
     assert codec.encode(b"abc") == b"\0\0\0abc"
     with pytest.raises(ValueError, match=r"adjust=3 cannot announce 2 bytes"):
         codec.encode(b"ab")
+
+
+# -- the pure twin's short way
+
+
+@given(st.data(), strategies.framings(), st.binary(max_size=30), st.integers(0, 2000))
+def test_whole_frames_are_stamped_at_once_as_they_are_one_by_one(
+    data: st.DataObject, wanted: Framing, prefix: bytes, spare: int
+) -> None:
+    """What the short way does not do, it leaves as it is."""
+    pure = backend.load("pure")
+    codec, other = wanted.codec(pure), wanted.codec(pure)
+    for recv in data.draw(strategies.cuts(data.draw(strategies.streams(wanted)))):
+        before = state(codec)
+        longest_reply = min(wanted.max_frame, len(recv) + codec.pending) + len(prefix) + 300
+        room = data.draw(st.sampled_from([longest_reply, longest_reply + spare, 1 << 20]))
+        reply = codec.stamp_whole(recv, prefix, room)
+        if reply:
+            assert (len(recv), reply) == other.stamp(recv, prefix, 1 << 20)
+            assert len(reply) <= room
+        else:
+            assert state(codec) == before
+            assert codec.stamp(recv, prefix, 1 << 20) == other.stamp(recv, prefix, 1 << 20)
+        assert state(codec) == state(other)
+    assert codec.stamp_whole(b"", prefix, 1 << 20) == b""
+    codec.finish()
+    assert codec.stamp_whole(b"\n", prefix, 1 << 20) == b""
+
+
+def test_whole_lines_take_the_short_way() -> None:
+    codec = framing.codec("line", backend="pure")
+    for recv, reply in (
+        (b"a\n", b"<>a\n"),
+        (b"a\nb\n\n", b"<>a\n<>b\n<>\n"),
+        (b"a", b""),
+        (b"\n", b"<>\n"),
+    ):
+        assert codec.stamp_whole(recv, b"<>", 100) == reply
+    assert (codec.messages, codec.offset) == (5, 8)
+    codec.feed(b"unfinished")
+    assert codec.stamp_whole(b"\n", b"<>", 100) == b""

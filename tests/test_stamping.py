@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from reference import LONGEST, Framing, Verdict, judge, render, reply, wire
 from zones import local
 
+from fastecho import backend
 from fastecho.errors import ConfigError, FrameCorrupt, FrameTooLong
 
 STREAMS = [kind for kind in strategies.KINDS if kind != "raw"]
@@ -108,6 +109,23 @@ def test_one_stamper_serves_any_order_of_times(
     for now in data.draw(st.lists(st.one_of(near, strategies.times), max_size=6)):
         if now >= 0:
             assert stamper.render(now) == render(parts, now)
+
+
+@given(strategies.templates(), strategies.times, st.integers(-(2 * 10**9), 2 * 10**9))
+def test_a_text_that_is_kept_is_that_of_all_messages_of_its_time(
+    parts: tuple[bytes | str, ...], now: int, later: int
+) -> None:
+    """In the pure twin, whose streams ask for no other as long as it holds."""
+    pure = backend.load("pure")
+    stamper = pure.Stamper(parts)
+    assert not stamper.since <= now < stamper.until
+    stamper.prefix(now, b"peer")
+    then = min(max(now + later, 0), 2**63 - 1)
+    if stamper.since <= then < stamper.until:
+        for seq, length, peer in ((1, 2, b"one"), (3, 4, b"other")):
+            assert stamper.text == pure.Stamper(parts).render(then, seq, length, peer)
+    changing = {"seq", "len", "peer", "iso", "utc", "epoch_ms", "epoch_us", "epoch_ns", "mono_ns"}
+    assert (stamper.since <= now < stamper.until) == changing.isdisjoint(parts)
 
 
 @pytest.mark.parametrize("token", LONGEST)

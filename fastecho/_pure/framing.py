@@ -72,12 +72,27 @@ class Codec(ABC):
         error: the fault that ended the stream, or None.
     """
 
+    __slots__ = (
+        "_at_start",
+        "_fault",
+        "_finished",
+        "_held",
+        "_wanted",
+        "error",
+        "max_frame",
+        "messages",
+        "offset",
+    )
+
     def __init__(self, max_frame: int) -> None:
         self.max_frame = within("max_frame", max_frame, 1, MAX_FRAME_CEILING)
         self.messages = 0
         self.offset = 0
         self.error: FrameError | None = None
-        self._held = bytearray()
+        #: Of the unfinished frame. While there is none, it costs nothing.
+        self._held: bytes | bytearray = b""
+        #: Whether the next byte begins a frame: nothing is held, there was no fault and no end.
+        self._at_start = True
         #: Bytes that must be there before the unfinished frame is worth another look.
         self._wanted = 0
         self._fault: tuple[type[FrameError], str] | None = None
@@ -160,12 +175,23 @@ class Codec(ABC):
             return len(data), reply
         self._fault = None
         self._wanted = 0
-        self.messages += count
-        self.offset += end
         if not end:
             return 0, b""
-        self._held.clear()
+        self._advance(b"", count, end)
         return end - before, reply
+
+    def stamp_whole(self, data: bytes, prefix: bytes, room: int) -> bytes:
+        """What `stamp` does, at once, where `data` is whole frames that are easily seen as such.
+
+        Args:
+            data: what came.
+            prefix: what goes before each message.
+            room: how many bytes the replies can have together; never less than one can have.
+
+        Returns:
+            the replies to all of it; empty: nothing is done, and `stamp` has to be asked.
+        """
+        return b""
 
     def finish(self) -> list[bytes]:
         """The stream has ended: its tail, if that is a message.
@@ -175,12 +201,12 @@ class Codec(ABC):
         """
         self._check_open("finish")
         self._finished = True
+        self._at_start = False
         if not self._held:
             return []
         tail = self._tail()
         complete = self._fault is None
         self._advance(b"", int(complete), len(self._held) if complete else 0)
-        self._held.clear()
         return [tail] if complete else []
 
     def _check_open(self, call: str) -> None:
@@ -195,7 +221,7 @@ class Codec(ABC):
         if not self._held:
             return data
         if not self._settles(data):
-            self._held += data
+            self._held += data  # a bytearray, since there was something to hold
             return None
         return bytes(self._held) + data
 
@@ -229,11 +255,12 @@ class Codec(ABC):
         """Take `count` messages, the bytes up to `end`, as done; hold the rest, unless at fault."""
         self.messages += count
         self.offset += end
-        self._held = bytearray(buffer[end:])
+        self._held = bytearray(buffer[end:]) if end < len(buffer) else b""
         if self._fault is not None:
             fault, detail = self._fault
             self.error = fault(self.offset, detail)
-            self._held.clear()
+            self._held = b""
+        self._at_start = not (self._held or self._finished or self._fault)
 
     def _too_long(self) -> None:
         self._fault = FrameTooLong, f"longer than max_frame ({self.max_frame} bytes)"
@@ -248,6 +275,8 @@ class DelimiterCodec(Codec):
 
     The tail that a stream ends with is a message too, the start of a delimiter in it included.
     """
+
+    __slots__ = ("_overlaps", "delimiter")
 
     def __init__(self, delimiter: bytes, max_frame: int) -> None:
         super().__init__(max_frame)
@@ -322,6 +351,27 @@ class DelimiterCodec(Codec):
             return super()._cut(buffer)
         *messages, tail = buffer.split(self.delimiter)
         return messages, len(buffer) - len(tail)
+
+    def stamp_whole(self, data: bytes, prefix: bytes, room: int) -> bytes:
+        size = len(data)
+        if not self._at_start or size > self.max_frame:
+            return b""
+        delimiter = self.delimiter
+        _, found, rest = data.partition(delimiter)
+        if not rest:
+            if not found:
+                return b""
+            self.messages += 1
+            self.offset += size
+            return prefix + data
+        added = len(prefix)
+        # Even if every byte were a message, the replies would fit.
+        if not added or size * (added + 1) > room or self._overlaps or not data.endswith(delimiter):
+            return b""
+        stamped = data.replace(delimiter, delimiter + prefix)
+        self.messages += (len(stamped) - size) // added
+        self.offset += size
+        return prefix + stamped[:-added]
 
     def _stamp(self, buffer: bytes, prefix: Prefix, room: int) -> tuple[int, int, bytes, bool]:
         if callable(prefix) or self._overlaps:
@@ -404,6 +454,8 @@ class DelimiterCodec(Codec):
 class RawCodec(Codec):
     """A message is whatever one `feed` brings: the tutorial's way, and its bug."""
 
+    __slots__ = ()
+
     def __init__(self) -> None:
         super().__init__(MAX_FRAME_CEILING)
 
@@ -422,6 +474,8 @@ class RawCodec(Codec):
 
 class FixedCodec(Codec):
     """A message is `size` bytes."""
+
+    __slots__ = ("size",)
 
     def __init__(self, size: int) -> None:
         super().__init__(within("the size of a fixed frame", size, 1, MAX_FRAME_CEILING))
@@ -459,6 +513,8 @@ class LengthCodec(Codec):
     As `LengthFieldBasedFrameDecoder` in Netty and `LengthDelimitedCodec` in tokio-util. The reply
     has the `offset` bytes as they came, and the length grown by the prefix's.
     """
+
+    __slots__ = ("_order", "adjust", "before", "little", "width")
 
     def __init__(
         self,
@@ -530,6 +586,8 @@ class VarintCodec(Codec):
     As protobuf's `writeDelimitedTo`. Overlong forms are read; replies use the shortest.
     """
 
+    __slots__ = ()
+
     def fresh(self) -> VarintCodec:
         return VarintCodec(self.max_frame)
 
@@ -573,6 +631,8 @@ class VarintCodec(Codec):
 
 class NetstringCodec(Codec):
     """`LEN:bytes,` with a decimal length without leading zeros (D. J. Bernstein, 1997)."""
+
+    __slots__ = ()
 
     def fresh(self) -> NetstringCodec:
         return NetstringCodec(self.max_frame)

@@ -15,6 +15,8 @@ from ..limits import MAX_PEER, MAX_PREFIX, MAX_TIME_NS
 from ..timestamps import FRACTIONS, TOKENS, plan
 from .framing import Buffer, Codec, Prefix, as_bytes, contiguous
 
+#: In nanoseconds.
+SECOND = 1_000_000_000
 #: Tokens that a finer clock than the second's is needed for.
 FINE = frozenset({"iso", "utc", "epoch_ms", "epoch_us", "epoch_ns", "mono_ns"})
 #: Tokens that differ from message to message of one receive.
@@ -33,6 +35,8 @@ class Stamper:
         shows_peer: whether it shows the peer.
         shows_mono: whether it shows the monotonic clock, which is then taken as the message's
             time plus `mono_offset` (at least 0): whoever owns the clocks keeps that up to date.
+        text: the prefix of all messages from the time `since` up to `until`, if there is such a
+            one; `prefix` keeps it up to date.
 
     Raises:
         ConfigError: an unknown token, or a template longer than any datagram.
@@ -54,7 +58,10 @@ class Stamper:
         self.shows_peer = "peer" in names
         self.shows_mono = "mono_ns" in names
         self.mono_offset = 0
+        self.text = b""
+        self.since = self.until = 0
         self._per_message = not names.isdisjoint(PER_MESSAGE)
+        self._per_second = not (self.fine or self.shows_peer or self._per_message)
         self._second = -1
         self._plan: list[bytes | str] = []
 
@@ -73,7 +80,7 @@ class Stamper:
         """
         now_ns = checked_time(now_ns)
         check_peer(peer)
-        second, fraction = divmod(now_ns, 1_000_000_000)
+        second, fraction = divmod(now_ns, SECOND)
         if second != self._second:
             self._plan = plan(self.parts, second)
             self._second = second
@@ -114,7 +121,12 @@ class Stamper:
         checked_time(now_ns)
         if self._per_message:
             return lambda seq, length: self.render(now_ns, seq, length, peer)
-        return self.render(now_ns, peer=peer)
+        text = self.render(now_ns, peer=peer)
+        if self._per_second:
+            self.text = text
+            self.since = self._second * SECOND
+            self.until = self.since + SECOND
+        return text
 
 
 def checked_time(now_ns: int) -> int:
@@ -216,8 +228,12 @@ class Echo:
         Raises:
             ValueError: after `finish`, or a time out of range.
         """
-        prefix = self.stamper.prefix(now_ns, self.peer)
-        for tail in self.codec.finish():
-            text = prefix if isinstance(prefix, bytes) else prefix(self.messages, len(tail))
-            return text + tail
-        return b""
+        return finish(self.codec, self.stamper.prefix(now_ns, self.peer))
+
+
+def finish(codec: Codec, prefix: Prefix) -> bytes:
+    """The stream has ended: the reply to its tail, if that is a message."""
+    for tail in codec.finish():
+        text = prefix if isinstance(prefix, bytes) else prefix(codec.messages, len(tail))
+        return text + tail
+    return b""

@@ -3,10 +3,11 @@
 The way of the data is one call per readable socket: `recv`, cut and stamp in one pass, `send`.
 Contract:
 
-- One receive and one send buffer serve all streams of a loop (`Shared`). A stream at rest owns
-  neither; it keeps a partial frame, or what the kernel did not take, while that lasts.
-- Replies are made and sent in pieces of one send buffer. While a stream has unsent bytes it is
-  not read: it keeps the rest of that piece and the input not yet cut, with its time.
+- What one `recv` brings, and one piece of replies, are as large as all streams of a loop agree
+  (`Shared`). A stream at rest owns neither; it keeps a partial frame, or what the kernel did not
+  take, while that lasts.
+- Replies are made and sent piece by piece. While a stream has unsent bytes it is not read: it
+  keeps the rest of that piece and the input not yet cut, with its prefix.
 - At the end of the stream every reply still goes out, then the descriptor is closed.
 - After a fault everything before it is answered, then the stream is shut down for writing and
   its input discarded until the peer closes, so that no reset overtakes a reply.
@@ -37,8 +38,9 @@ from ..limits import (
     UNFINISHED_AFTER,
     UNREAD_AFTER,
 )
+from .framing import Prefix
 from .selector import EVENT_READ, EVENT_WRITE, Selector
-from .stamping import Echo, Stamper
+from .stamping import Echo, Stamper, finish
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
@@ -93,7 +95,9 @@ class Shared:
     def __init__(self, receive: int, send: int, max_connections: int = 2**31 - 1) -> None:
         self.receive = receive
         self.send = send
-        self.buffer = memoryview(bytearray(receive))
+        # glibc has the kernel map so large a block anew for each `recv`, and take it back, until
+        # a larger one has been freed (mallopt(3), M_MMAP_THRESHOLD).
+        bytearray(2 * receive)
         self.max_connections = max_connections
         self.open = 0
         self.resting: list[Listener] = []
@@ -108,9 +112,14 @@ class Shared:
 def read_clock(stamper: Stamper) -> int:
     """The time of what was just received; keeps the stamper's monotonic clock up to date."""
     now = time.time_ns()
-    if stamper.shows_mono:
-        stamper.mono_offset = time.monotonic_ns() - now
+    read_monotonic(stamper, now)
     return now
+
+
+def read_monotonic(stamper: Stamper, now_ns: int) -> None:
+    """Keep the stamper's monotonic clock up to date, if it shows one."""
+    if stamper.shows_mono:
+        stamper.mono_offset = time.monotonic_ns() - now_ns
 
 
 def forget(selector: Selector, fileobj: HasFileno) -> None:
@@ -157,6 +166,7 @@ class Listener:
         self.sock = sock
         self.selector = selector
         self.echo = echo
+        self.stamper = echo.stamper
         self.shared = shared
         self.owner = owner
         self.verbose = verbose
@@ -267,18 +277,40 @@ class Stream:
         closed: whether its descriptor is.
     """
 
+    __slots__ = (
+        "_codec",
+        "_deadline",
+        "_ended",
+        "_frame",
+        "_peer",
+        "_prefix",
+        "_reason",
+        "_seen",
+        "_sock",
+        "_state",
+        "_still",
+        "_told_unfinished",
+        "_told_unread",
+        "_uncut",
+        "_unfinished",
+        "_unsent",
+        "address",
+        "listener",
+    )
+
     def __init__(self, listener: Listener, sock: socket.socket, address: Address) -> None:
         self.listener = listener
         self.address = address
         self._sock = sock
-        peer = addresses.peer(address) if listener.echo.stamper.shows_peer else b""
-        self._echo = listener.echo.fresh(peer)
+        self._peer = addresses.peer(address) if listener.stamper.shows_peer else b""
+        self._codec = listener.echo.codec.fresh()
         self._state = READING
         self._reason = ""
         self._ended = False
-        self._unsent = memoryview(b"")
+        #: Replies that the kernel did not take yet; input not yet cut, with its prefix.
+        self._unsent: bytes | memoryview = b""
         self._uncut = b""
-        self._time = 0
+        self._prefix: Prefix = b""
         #: What the last sweep saw: bytes in and bytes unsent, and since when they are the same.
         self._seen = (-1, 0)
         self._still = 0.0
@@ -300,29 +332,60 @@ class Stream:
     @property
     def messages(self) -> int:
         """Messages so far."""
-        return self._echo.messages
+        return self._codec.messages
 
     @property
     def pending(self) -> int:
         """Bytes held of the unfinished message."""
-        return self._echo.pending
+        return self._codec.pending
 
     @property
     def unsent(self) -> int:
         """Bytes of replies that the kernel did not take yet."""
         return len(self._unsent)
 
-    def on_event(self, mask: int) -> None:
-        """The descriptor is ready: go on with what it was waited for."""
+    def on_event(self, mask: int = EVENT_READ) -> bool:
+        """The descriptor is ready: go on with what it was waited for.
+
+        Returns:
+            whether another call may find anything to do at once.
+        """
         try:
-            if self._state == READING:
-                self._receive()
-            elif self._state == WRITING:
-                self._resume()
-            elif self._state == LINGERING:
-                self._discard()
+            if self._state != READING:
+                self._go_on()
+                return True
+            listener, sock = self.listener, self._sock
+            shared, stamper = listener.shared, listener.stamper
+            try:
+                data = sock.recv(shared.receive)
+            except OSError as error:
+                self._not_done(error)
+                return not isinstance(error, BlockingIOError)
+            now = time.time_ns()
+            listener.bytes_in += len(data)
+            if listener.show_cuts and data:
+                listener.owner.received(self, data)
+            # Mostly whole messages come, the prefix is still the last one's, and the kernel takes
+            # all. Then this is all, in one piece: on this way every call would be felt.
+            if stamper.since <= now < stamper.until:
+                codec = self._codec
+                before = codec.messages
+                reply = codec.stamp_whole(data, stamper.text, shared.send)
+                if reply:
+                    listener.messages += codec.messages - before
+                    try:
+                        sent = sock.send(reply)
+                    except OSError as error:
+                        self._not_done(error)
+                        sent = 0
+                    listener.bytes_out += sent
+                    if sent != len(reply):
+                        self._keep(reply, sent)
+                    return True
+            self._take(data, now)
         except MemoryError:
             self._close("enomem")
+        return True
 
     def drain(self) -> bool:
         """Answer what one `recv` brings; close if that is nothing.
@@ -330,11 +393,8 @@ class Stream:
         Returns:
             whether there is nothing to wait for: the stream is closed, or can be drained again.
         """
-        try:
-            if self._state == READING and not self._receive() and self._state == READING:
-                self._close("stopped")
-        except MemoryError:
-            self._close("enomem")
+        if self._state == READING and not self.on_event() and self._state == READING:
+            self._close("stopped")
         return self._state in (READING, CLOSED)
 
     def close(self) -> None:
@@ -352,8 +412,8 @@ class Stream:
             if now >= self._deadline:
                 self._close("linger_timeout")
             return
-        listener, echo = self.listener, self._echo
-        seen = (echo.offset + echo.pending, len(self._unsent))
+        listener, codec = self.listener, self._codec
+        seen = (codec.offset + codec.pending, len(self._unsent))
         self._still = self._still + elapsed if seen == self._seen else 0.0
         self._seen = seen
         if listener.idle_timeout and self._still >= listener.idle_timeout:
@@ -362,10 +422,10 @@ class Stream:
             if self._still >= UNREAD_AFTER and not self._told_unread:
                 self._told_unread = True
                 listener.owner.unread(self)
-        elif not echo.pending:
+        elif not codec.pending:
             self._frame = -1
-        elif self._frame != echo.offset:
-            self._frame = echo.offset
+        elif self._frame != codec.offset:
+            self._frame = codec.offset
             self._unfinished = 0.0
         else:
             self._unfinished += elapsed
@@ -383,59 +443,57 @@ class Stream:
         self.listener.owner.expired(self, reason)
         self._close(reason)
 
-    def _receive(self) -> bool:
-        """One `recv` and its replies; whether the next may bring anything."""
-        listener = self.listener
-        try:
-            count = self._sock.recv_into(listener.shared.buffer)
-        except OSError as error:
-            self._not_done(error)
-            return not isinstance(error, BlockingIOError)
-        now = read_clock(listener.echo.stamper)
-        if count:
-            listener.bytes_in += count
-            data = bytes(listener.shared.buffer[:count])
-            if listener.show_cuts:
-                listener.owner.received(self, data)
-            self._answer(data, now)
-        else:
-            self._end(now)
-        return True
+    def _go_on(self) -> None:
+        """The descriptor of a stream that is not reading is ready."""
+        if self._state == WRITING:
+            self._resume()
+        elif self._state == LINGERING:
+            self._discard()
 
-    def _answer(self, data: bytes, now_ns: int) -> None:
+    def _take(self, data: bytes, now: int) -> None:
+        """Answer what one `recv` brought, whatever it is."""
+        stamper = self.listener.stamper
+        read_monotonic(stamper, now)
+        prefix = stamper.prefix(now, self._peer)
+        if data:
+            self._answer(data, prefix)
+        else:
+            self._end(prefix)
+
+    def _answer(self, data: bytes, prefix: Prefix) -> None:
         """Cut, stamp and send piece by piece; keep what is left when the kernel takes no more."""
-        echo, listener = self._echo, self.listener
+        codec, listener = self._codec, self.listener
         while data:
-            before = echo.messages
-            consumed, reply = echo.stamp(data, now_ns, listener.shared.send)
+            before = codec.messages
+            consumed, reply = codec.stamp(data, prefix, listener.shared.send)
             data = data[consumed:]
-            listener.messages += echo.messages - before
-            if not self._send(memoryview(reply)):
+            listener.messages += codec.messages - before
+            if not self._send(reply):
                 if self._state == WRITING:
-                    self._uncut, self._time = data, now_ns
+                    self._uncut, self._prefix = data, prefix
                 self._note_fault()
                 return
         self._note_fault()
         self._settle()
 
-    def _end(self, now_ns: int) -> None:
+    def _end(self, prefix: Prefix) -> None:
         """The peer has sent all: the tail's reply, then the end."""
         self._ended = True
-        before = self._echo.messages
-        reply = self._echo.finish(now_ns)
-        self.listener.messages += self._echo.messages - before
-        sent = self._send(memoryview(reply))
+        before = self._codec.messages
+        reply = finish(self._codec, prefix)
+        self.listener.messages += self._codec.messages - before
+        sent = self._send(reply)
         self._note_fault()
         if sent:
             self._settle()
 
     def _note_fault(self) -> None:
-        error = self._echo.error
+        error = self._codec.error
         if error is not None and not self._reason:
             self._count(error.reason)
             self.listener.owner.faulted(self, error)
 
-    def _send(self, reply: memoryview) -> bool:
+    def _send(self, reply: bytes | memoryview) -> bool:
         """Send; keep what the kernel did not take, and wait for it. Whether it took all."""
         sent = 0
         if reply:
@@ -443,26 +501,30 @@ class Stream:
                 sent = self._sock.send(reply)
             except OSError as error:
                 self._not_done(error)
-                if self._state == CLOSED:
-                    return False
             self.listener.bytes_out += sent
-        self._unsent = reply[sent:]
-        if not self._unsent:
-            return True
-        self._watch(WRITING, EVENT_WRITE)
-        return False
+        if sent != len(reply):
+            self._keep(reply, sent)
+            return False
+        self._unsent = b""
+        return True
+
+    def _keep(self, reply: bytes | memoryview, sent: int) -> None:
+        """Wait until the kernel takes the rest of it, unless that ended the connection."""
+        if self._state != CLOSED:
+            self._unsent = memoryview(reply)[sent:]
+            self._watch(WRITING, EVENT_WRITE)
 
     def _resume(self) -> None:
         """The kernel takes more."""
         if self._send(self._unsent):
             data, self._uncut = self._uncut, b""
-            self._answer(data, self._time)
+            self._answer(data, self._prefix)
 
     def _settle(self) -> None:
         """Everything that came is answered and sent."""
         if self._ended:
             self._close("eof")
-        elif self._echo.error is not None:
+        elif self._codec.error is not None:
             self._linger()
         else:
             self._watch(READING, EVENT_READ)
@@ -478,7 +540,7 @@ class Stream:
 
     def _discard(self) -> None:
         try:
-            if not self._sock.recv_into(self.listener.shared.buffer):
+            if not self._sock.recv(self.listener.shared.receive):
                 self._close("eof")
         except OSError as error:
             self._not_done(error)
@@ -511,7 +573,7 @@ class Stream:
         self._state = CLOSED
         forget(self.listener.selector, self)
         self._sock.close()
-        self._unsent, self._uncut = memoryview(b""), b""
+        self._unsent, self._uncut = b"", b""
         self.listener.open -= 1
         self.listener.shared.open -= 1
         if self.listener.shared.resting:
