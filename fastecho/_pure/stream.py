@@ -179,6 +179,8 @@ class Listener:
         self.closed: dict[str, int] = {}
         self._resting = False
         self._swept = time.monotonic()
+        #: In the order in which they came.
+        self._streams: dict[Stream, None] = {}
         selector.register(self, EVENT_READ, self)
 
     def fileno(self) -> int:
@@ -188,12 +190,7 @@ class Listener:
     @property
     def streams(self) -> list[Stream]:
         """The connections that there are."""
-        keys = self.selector.get_map() or {}
-        return [
-            key.data
-            for key in keys.values()
-            if isinstance(key.data, Stream) and key.data.listener is self
-        ]
+        return list(self._streams)
 
     def on_event(self, mask: int) -> None:
         """Accept what waits, within a budget."""
@@ -218,11 +215,13 @@ class Listener:
         try:
             sock.setblocking(False)
             stream = Stream(self, sock, address)
+            self._streams[stream] = None
         except OSError as error:
             sock.close()
             self._cannot_accept(error)
             return False
         except MemoryError:
+            forget(self.selector, sock)  # it may have been registered already
             sock.close()
             self._cannot_accept(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
             return False
@@ -232,6 +231,14 @@ class Listener:
         if self.verbose:
             self.owner.connected(stream)
         return True
+
+    def ended(self, stream: Stream) -> None:
+        """One of its streams was closed."""
+        del self._streams[stream]
+        self.open -= 1
+        self.shared.open -= 1
+        if self.shared.resting:
+            self.shared.wake()
 
     def sweep(self) -> None:
         """End the streams whose time is over, and tell the owner of those that are stuck."""
@@ -413,6 +420,9 @@ class Stream:
                 self._close("linger_timeout")
             return
         listener, codec = self.listener, self._codec
+        if not (listener.idle_timeout or self._unsent or codec.pending):
+            self._frame = -1
+            return
         seen = (codec.offset + codec.pending, len(self._unsent))
         self._still = self._still + elapsed if seen == self._seen else 0.0
         self._seen = seen
@@ -422,7 +432,7 @@ class Stream:
             if self._still >= UNREAD_AFTER and not self._told_unread:
                 self._told_unread = True
                 listener.owner.unread(self)
-        elif not codec.pending:
+        elif not codec.pending:  # it is idle, which has a limit
             self._frame = -1
         elif self._frame != codec.offset:
             self._frame = codec.offset
@@ -574,9 +584,6 @@ class Stream:
         forget(self.listener.selector, self)
         self._sock.close()
         self._unsent, self._uncut = b"", b""
-        self.listener.open -= 1
-        self.listener.shared.open -= 1
-        if self.listener.shared.resting:
-            self.listener.shared.wake()
+        self.listener.ended(self)
         if self.listener.verbose:
             self.listener.owner.closed(self, self._reason)
