@@ -353,14 +353,13 @@ class DelimiterCodec(Codec):
         return messages, len(buffer) - len(tail)
 
     def stamp_whole(self, data: bytes, prefix: bytes, room: int) -> bytes:
-        size = len(data)
+        size, delimiter = len(data), self.delimiter
         if not self._at_start or size > self.max_frame:
             return b""
-        delimiter = self.delimiter
-        _, found, rest = data.partition(delimiter)
-        if not rest:
-            if not found:
-                return b""
+        first = data.find(delimiter)
+        if first < 0:
+            return b""
+        if first + len(delimiter) == size:
             self.messages += 1
             self.offset += size
             return prefix + data
