@@ -41,6 +41,14 @@ PRIVILEGED_PORTS = 1024
 IPV4_OVERHEAD, IPV6_OVERHEAD = 28, 48
 #: The largest datagram there is (the UDP length field, RFC 768).
 MAX_DATAGRAM = 65_535
+#: Replies that leave as one segmented send: as many as every kernel takes (UDP_MAX_SEGMENTS; newer
+#: ones take 128), and bytes of them: less than 64 KiB with the headers of Ethernet, IPv6 and UDP,
+#: since more than that is cut before it reaches a device (`gso_max_size`, ip-link(8)).
+MAX_SEGMENTS = 64
+MAX_SEGMENTED = 65_535 - 14 - IPV6_OVERHEAD
+#: The kernel refuses segments past the path MTU, and does not say beforehand what that is: to peers
+#: on other machines, only replies that fit into an Ethernet frame (RFC 894) are sent as segments.
+ETHERNET_MTU = 1500
 #: Connections accepted for one readiness event: a crowd of newcomers must not starve the others.
 ACCEPT_BUDGET = 64
 #: Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn (4,096).

@@ -26,6 +26,7 @@ from fastecho import Server
 from fastecho.limits import ANSWERING_PORTS
 
 CLONE_NEWNET = 0x40000000
+UDP_SEGMENT, UDP_GRO = 103, 104
 MTU = 1500
 PORT = 12345
 #: Of the server: on the cable, a second one there, one that is not on the cable, link-local.
@@ -200,8 +201,13 @@ class Lab:
 
 def refusals(server: Server) -> Counter[str]:
     """How many datagrams it has not answered, by reason."""
-    names = {name.partition(".")[::2]: n for name, n in server.counters.items()}
-    return Counter({reason: n for (group, reason), n in names.items() if group == "unanswered"})
+    return group(server, "unanswered")
+
+
+def group(server: Server, name: str) -> Counter[str]:
+    """The counters of this name, by reason."""
+    found = {key.partition(".")[::2]: n for key, n in server.counters.items()}
+    return Counter({reason: n for (group, reason), n in found.items() if group == name})
 
 
 def unable() -> str:
@@ -483,6 +489,138 @@ def test_datagrams_of_every_size_that_there_is_come_back_whole(
             sock.sendto(b"next", lab.to(address))
             assert sock.recv(100)[STAMP_SIZE:] == b"next"
         assert server.counters["unanswered.emsgsize"] == 2
+
+
+# -- segments
+
+
+def burst(sock: socket.socket, messages: list[bytes], target: tuple[Any, ...]) -> list[bytes]:
+    """Send them at once; the replies."""
+    for message in messages:
+        sock.sendto(message, target)
+    return [sock.recv(65_535) for _ in messages]
+
+
+def as_segments(sock: socket.socket, payload: bytes, size: int, target: tuple[Any, ...]) -> None:
+    """Send it as datagrams of this size, which the kernel may deliver joined (UDP_SEGMENT)."""
+    control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("@H", size))]
+    sock.sendmsg([payload], control, 0, target)
+
+
+@pytest.mark.parametrize("address", [V4[0], V6[0]])
+def test_the_cable_delivers_joined_what_was_sent_as_segments(address: str, lab: Lab) -> None:
+    """Else the tests below show less than they say."""
+    with lab.server.udp((address, PORT)) as server, lab.client.udp(lab.source(address)) as sock:
+        server.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        as_segments(sock, b"x" * 95, 20, lab.to(address))
+        data, control, _, _ = server.recvmsg(1000, 100)
+        assert len(data) == 95
+        assert control == [(socket.IPPROTO_UDP, UDP_GRO, struct.pack("@i", 20))]
+
+
+def resent(server: Server) -> Counter[str]:
+    """How many segmented sends were refused, by reason."""
+    return group(server, "resent")
+
+
+@pytest.mark.parametrize("address", [V4[0], V6[0], LINK_LOCAL])
+def test_replies_about_the_mtu_come_back_whole_in_bursts(address: str, twin: Any, lab: Lab) -> None:
+    """Those that fit into a frame leave as segments, no longer one is tried."""
+    edge = MTU - (48 if ":" in address else 28)
+    with (
+        lab.server.serving("udp://[::]:12345", prefix="[]", backend=twin.name) as server,
+        lab.client.udp(lab.source(address)) as sock,
+    ):
+        for size in (1, edge - 3, edge - 2, edge - 1, edge, 2 * edge, 8000):
+            messages = [random.randbytes(size) for _ in range(5)]
+            replies = burst(sock, messages, lab.to(address))
+            assert replies == [b"[]" + message for message in messages]
+        assert resent(server) == Counter()
+        assert not refusals(server)
+
+
+@pytest.mark.parametrize("address", [V4[0], V6[0]])
+def test_segments_past_the_mtu_of_the_path_go_one_by_one(address: str, twin: Any, lab: Lab) -> None:
+    """Once; from then on none are tried."""
+    prefix = "p" * 100
+    with (
+        lab.server.serving("udp://[::]:12345", prefix=prefix, backend=twin.name) as server,
+        lab.client.udp(lab.source(address)) as sock,
+    ):
+        lab.server.ip("link set cable mtu 1400")
+        try:
+            for _ in range(3):
+                messages = [random.randbytes(1300) for _ in range(5)]
+                replies = burst(sock, messages, lab.to(address))
+                assert replies == [prefix.encode() + message for message in messages]
+        finally:
+            lab.server.ip(f"link set cable mtu {MTU}")
+        assert sum(resent(server).values()) == 1
+        assert resent(server).keys() <= {"emsgsize", "einval"}
+        assert not refusals(server)
+
+
+@pytest.mark.parametrize(("listen", "address"), TARGETS)
+def test_no_datagram_of_those_that_came_joined_is_answered_from_such_a_port(
+    listen: str, address: str, twin: Any, lab: Lab
+) -> None:
+    with lab.server.serving(listen, prefix="", backend=twin.name) as server:
+        for port, reason in PORTS.items():
+            before = server.counters["messages"]
+            with lab.client.udp(lab.source(address, port)) as sock:
+                as_segments(sock, b"x" * 95, 20, lab.to(address))
+                until(lambda: server.counters["messages"] == before + 5, "them all")  # noqa: B023
+                lab.ask(address, b"next")
+                assert refusals(server)[reason] % 5 == 0
+                sock.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    sock.recv(100)
+        assert refusals(server) == {"privileged_port": 15, "own_port": 5, "answering_port": 25}
+
+
+@pytest.mark.parametrize(
+    ("address", "overhead"), [(V4[0], 28), (V4[1], 28), (V6[0], 48), (LINK_LOCAL, 48)]
+)
+def test_each_datagram_of_those_that_came_joined_is_judged_by_its_own_size(
+    address: str, overhead: int, twin: Any, lab: Lab
+) -> None:
+    """Only the last is so short that its reply would be more than twice as long."""
+    prefix = "p" * 100
+    just = 100 - overhead
+    with (
+        lab.server.serving("udp://[::]:12345", prefix=prefix, backend=twin.name) as server,
+        lab.client.udp(lab.source(address)) as sock,
+    ):
+        as_segments(sock, b"x" * (4 * just - 1), just, lab.to(address))
+        assert [sock.recv(300) for _ in range(3)] == [prefix.encode() + b"x" * just] * 3
+        until(lambda: server.counters["messages"] == 4, "the last")
+        assert refusals(server) == {"amplified": 1}
+
+
+@pytest.mark.parametrize("target", BROADCASTS)
+def test_no_datagram_of_a_segmented_broadcast_is_answered(target: str, twin: Any, lab: Lab) -> None:
+    with (
+        lab.server.serving("udp://0.0.0.0:12345", prefix="", backend=twin.name) as server,
+        lab.client.udp((CLIENT4, 0)) as sock,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"cable")
+        as_segments(sock, b"x" * 95, 20, (target, PORT))
+        until(lambda: refusals(server) == {"broadcast": 5}, "them all")
+
+
+def test_a_run_is_of_one_contacted_address(twin: Any, lab: Lab) -> None:
+    """Replies to one peer, of one size, from two addresses."""
+    with (
+        lab.server.serving("udp://0.0.0.0:12345", prefix="", backend=twin.name),
+        lab.client.udp((CLIENT4, 0)) as sock,
+    ):
+        for _ in range(2):
+            for address in (V4[0], V4[0], V4[1], V4[0], V4[1], V4[1]):
+                as_segments(sock, address.encode() * 3, len(address), lab.to(address))
+            for _ in range(18):
+                message, source = sock.recvfrom(100)
+                assert message.decode() == source[0]
 
 
 # -- TCP

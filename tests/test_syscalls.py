@@ -110,6 +110,8 @@ class Server:
             for template in TEMPLATES
         }
         self.line_port = self.ports[LINE, "[]"]
+        # A kernel without the offloads: then each reply is a send.
+        self.ask("script", "option", 0, [-errno.ENOPROTOOPT] * 2)
         self.udp_port = self.ask("datagrams", "[{seq} {len}]")
         self.bystander = connect(self.line_port)
 
@@ -701,6 +703,96 @@ def test_each_error_in_the_place_of_each_datagram(server, call, step, calls_befo
     )
     passes = {"recv": (1, -errno.EAGAIN, -errno.EINTR), "send": (1, -errno.EINTR)}[call]
     assert unanswered == (Counter() if step in passes else {errno.errorcode[-step].lower(): 1})
+
+
+# -- segmented sends
+
+
+def burst(
+    server: Server, lengths: list[int], sent: list[int]
+) -> tuple[list[bytes], list[bytes], Counter[str]]:
+    """A burst to a socket of its own while sends get these results; what came of what was due.
+
+    Returns:
+        the replies, those that all would be, and what has changed.
+    """
+    messages = [b"%02d" % number + b"x" * length for number, length in enumerate(lengths)]
+    port = server.ask("datagrams", "[]")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("127.0.0.1", 0))
+        client.connect(("127.0.0.1", port))
+        own = client.getsockname()[1]
+        before = server.settled()
+        server.ask("hold")
+        server.ask("script", "send", own, sent)
+        for message in messages:
+            client.send(message)
+        server.ask("go")
+        for _ in patiently():
+            since = server.settled()
+            if since["datagrams"] - before["datagrams"] == len(messages):
+                break
+        since.subtract(before)
+        server.ask("forget", "send", own)
+        client.setblocking(False)
+        received = []
+        with suppress(BlockingIOError):
+            while True:
+                received.append(client.recv(65536))
+    return received, [b"[]" + message for message in messages], since
+
+
+def group(state: Counter[str], name: str) -> Counter[str]:
+    """The counters of a group, by reason."""
+    return Counter(
+        {
+            key[len(name) + 1 :]: n
+            for key, n in state.items()
+            if n and key[: len(name) + 1] == name + "."
+        }
+    )
+
+
+NO_SEGMENTS = [errno.EIO, errno.EINVAL, errno.EMSGSIZE]
+
+
+@pytest.mark.parametrize("number", [*NO_SEGMENTS, errno.EAGAIN, errno.ENOBUFS, errno.EPERM])
+def test_replies_of_a_segmented_send_that_is_refused_go_one_by_one(server, number):
+    received, due, since = burst(server(), [5, 5, 5, 3], [-number])
+    assert received == due
+    assert group(since, "resent") == Counter([errno.errorcode[number].lower()])
+    assert group(since, "unanswered") == Counter()
+    assert since["segments"] == (-1 if number in NO_SEGMENTS else 0)
+    assert since["bytes_out"] == sum(map(len, due))
+
+
+def test_what_is_interrupted_is_sent_again(server):
+    received, due, since = burst(server(), [5, 5, 5], [-errno.EINTR, -errno.EIO, -errno.EINTR])
+    assert received == due
+    assert group(since, "resent") == Counter(["eio"])
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_each_reply_of_a_refused_send_has_a_fate_of_its_own(server, place):
+    steps = [-errno.EIO, *[0] * place, -errno.ENETUNREACH]
+    received, due, since = burst(server(), [5, 5, 4], steps)
+    assert received == due[:place] + due[place + 1 :]
+    assert group(since, "unanswered") == Counter(["enetunreach"])
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0, 1, 9, 9, 9, 9]), min_size=1, max_size=90),
+    sent=st.lists(
+        st.sampled_from([0, 0, 0, *PASSING, -errno.EIO, -errno.EPERM, -errno.EMSGSIZE]),
+        max_size=40,
+    ),
+)
+def test_no_reply_is_sent_twice_or_lost_uncounted(server, lengths, sent):
+    received, due, since = burst(server(), lengths, sent)
+    rest = iter(due)
+    assert all(reply in rest for reply in received)  # in order
+    assert len(received) + sum(group(since, "unanswered").values()) == len(due)
+    assert since["bytes_out"] == sum(map(len, received))
 
 
 # -- signals

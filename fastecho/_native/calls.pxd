@@ -16,6 +16,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_STREAM
         SOL_SOCKET
         SO_LINGER
+        SO_RXQ_OVFL
         SO_TIMESTAMPNS
     ctypedef unsigned int socklen_t
     struct sockaddr:
@@ -53,6 +54,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void* buffer, size_t size, int flags)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int shutdown(int fd, int how)
     int getpeername(int fd, sockaddr* address, socklen_t* length)
 

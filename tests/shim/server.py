@@ -21,7 +21,17 @@ from fastecho.loop import Loop
 from fastecho.prefix import parse
 from fastecho.udp import Udp
 
-OPERATIONS = ("recv", "send", "accept", "wait", "watch", "modify", "unwatch", "shutdown")
+OPERATIONS = (
+    "recv",
+    "send",
+    "accept",
+    "wait",
+    "watch",
+    "modify",
+    "unwatch",
+    "shutdown",
+    "option",
+)
 
 
 class Owner(tcp.Tcp):
@@ -139,6 +149,7 @@ class Server:
             "descriptors": len(os.listdir("/proc/self/fd")),
             "streams": sum(len(each.streams) for each in self.listeners),
             "datagrams": sum(each.messages for each in self.datagrams),
+            "segments": sum(each.segments for each in self.datagrams),
             "signals": self.signals,
         }
         for name in ("accepted", "open"):
@@ -146,7 +157,11 @@ class Server:
         for name in ("messages", "bytes_in", "bytes_out"):
             parts = (*self.listeners, *self.datagrams)
             state[name] = sum(getattr(each, name) for each in parts)
-        for name, parts in (("closed", self.listeners), ("unanswered", self.datagrams)):
+        for name, parts in (
+            ("closed", self.listeners),
+            ("unanswered", self.datagrams),
+            ("resent", self.datagrams),
+        ):
             for each in parts:
                 for reason, count in getattr(each, name).items():
                     key = f"{name}.{reason}"

@@ -2,8 +2,9 @@
 
    Preloaded (LD_PRELOAD) into a single-threaded process that sets the scripts through ctypes. A
    script belongs to one operation on one port: the peer's for a connection and for datagrams that
-   are sent, one's own for a listener and for datagrams that are received, 0 for waiting. Each of
-   its steps is used up by one call, or by one datagram of a batch:
+   are sent, one's own for a listener and for datagrams that are received, 0 for waiting and for
+   options of UDP. Each of its steps is used up by one call, or by one datagram of a batch (several
+   that leave as segments are one):
 
        0   nothing special
        n   at most n bytes of a stream, or n events; a batch of datagrams ends before this one
@@ -28,7 +29,18 @@
         real(__VA_ARGS__);                                                                         \
     })
 
-enum operation { RECV, SEND, ACCEPT, WAIT, WATCH, MODIFY, UNWATCH, SHUTDOWN, OPERATIONS };
+enum operation {
+    RECV,
+    SEND,
+    ACCEPT,
+    WAIT,
+    WATCH,
+    MODIFY,
+    UNWATCH,
+    SHUTDOWN,
+    OPTION,
+    OPERATIONS
+};
 
 struct script {
     int *steps;
@@ -226,6 +238,17 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return count(script, CALL(sendmsg, fd, &less, flags));
 }
 
+ssize_t sendto(int fd, const void *data, size_t length, int flags, __CONST_SOCKADDR_ARG address,
+               socklen_t size)
+{
+    const struct sockaddr *to = address.__sockaddr__;
+    struct script *script = to ? scripts[SEND][port_in(to)] : script_of(SEND, fd);
+    int step = use(script);
+    if (step < 0)
+        return fail(step);
+    return count(script, CALL(sendto, fd, data, length, flags, address, size));
+}
+
 int recvmmsg(int fd, struct mmsghdr *messages, unsigned size, int flags, struct timespec *timeout)
 {
     struct script *script = script_of(RECV, fd);
@@ -266,6 +289,12 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned size, int flags)
         count(script, messages[done].msg_len);
     }
     return (int)done;
+}
+
+int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+{
+    int step = level == IPPROTO_UDP ? use(scripts[OPTION][0]) : 0;
+    return step < 0 ? fail(step) : CALL(setsockopt, fd, level, option, value, size);
 }
 
 /* -- listeners */
