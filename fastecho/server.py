@@ -118,7 +118,8 @@ class Server:
     def counters(self) -> dict[str, int]:
         """Totals since the start, by name.
 
-        `connections`, `messages`, `bytes_in`, `bytes_out`, `unanswered.REASON`, `closed.REASON`.
+        `connections`, `messages`, `bytes_in`, `bytes_out`, `unanswered.REASON`, `resent.REASON`,
+        `closed.REASON`.
         What is discarded after a fault is not in `bytes_in`; what came with it is.
         """
         total: Counter[str] = Counter(connections=0, messages=0, bytes_in=0, bytes_out=0)
@@ -131,6 +132,7 @@ class Server:
             total.update(
                 {f"unanswered.{reason}": n for reason, n in datagrams.unanswered.copy().items()}
             )
+            total.update({f"resent.{reason}": n for reason, n in datagrams.resent.copy().items()})
         return dict(total)
 
     def run(self) -> None:

@@ -185,7 +185,7 @@ def _say_summary(counters: dict[str, int]) -> None:
             ("bytes_out", "byte out", "bytes out"),
         )
     )
-    for group in ("closed", "unanswered"):
+    for group in ("closed", "unanswered", "resent"):
         reasons = {name: n for name, n in sorted(counters.items()) if name.startswith(group + ".")}
         if reasons:
             told = ", ".join(f"{name.partition('.')[2]} {n:,}" for name, n in reasons.items())
