@@ -106,6 +106,8 @@ cdef struct Run:
 
 # The arrays of one batch. Memory that no datagram ever reaches is never touched, so not resident.
 cdef struct Batch:
+    mmsghdr received[BATCH]
+    mmsghdr replies[BATCH]
     int received_before    # how many of `received` a call has filled in
     int begun              # how many of these are answered, the last of them perhaps in part
     int64_t now_ns
@@ -113,8 +115,6 @@ cdef struct Batch:
     int sends
     int pieces
     size_t filled          # bytes of `room`
-    mmsghdr received[BATCH]
-    mmsghdr replies[BATCH]
     iovec into[BATCH]
     iovec parts[BATCH]
     Run runs[BATCH]
@@ -122,7 +122,6 @@ cdef struct Batch:
     char control[BATCH][CONTROL]
     char back[BATCH][BACK]
     char room[ROOM]
-    char data[1]           # and on: for each datagram the longest prefix, and the largest datagram
 
 
 cdef class Datagrams(Handler):
@@ -140,7 +139,9 @@ cdef class Datagrams(Handler):
         self.verbose = verbose
         self.unanswered = {}
         self.resent = {}
-        self.batch = new_batch(stamper.longest)
+        self.memory = new_memory(stamper.longest)
+        self.batch = aligned(self.memory)
+        lay_out_batch(<Batch*> self.batch, stamper.longest)
         self.is_ip = sock.family in (AF_INET, AF_INET6)
         self.port = sock.getsockname()[1] if self.is_ip else 0
         self.peer = b""
@@ -158,7 +159,7 @@ cdef class Datagrams(Handler):
         selector.add(self.fd, self, EVENT_READ, self)
 
     def __dealloc__(self):
-        PyMem_Free(self.batch)
+        PyMem_Free(self.memory)
 
     def fileno(self):
         """The socket's descriptor; -1 once closed."""
@@ -402,18 +403,34 @@ cdef bint can(sock, int level, int option, int value) except -1:
     return True
 
 
-cdef Batch* new_batch(size_t longest_prefix) except NULL:
-    """The arrays, pointing into each other."""
-    # An odd number of lines from one datagram to the next: else all would begin in the same few
-    # sets of the cache.
-    cdef size_t stride = ((longest_prefix + LARGEST + LINE - 1) // LINE | 1) * LINE
-    cdef Batch* batch = <Batch*> PyMem_Calloc(1, sizeof(Batch) + BATCH * stride)
+cdef size_t stride(size_t longest_prefix) noexcept:
+    """Bytes from one datagram to the next, with room for a prefix before each.
+
+    An odd number of lines: else all would begin in the same few sets of the cache.
+    """
+    return ((longest_prefix + LARGEST + LINE - 1) // LINE | 1) * LINE
+
+
+cdef void* new_memory(size_t longest_prefix) except NULL:
+    """Memory for a batch and, behind it, for its datagrams."""
+    cdef void* memory = PyMem_Calloc(1, sizeof(Batch) + 2 * LINE + BATCH * stride(longest_prefix))
+    if memory == NULL:
+        raise MemoryError
+    return memory
+
+
+cdef void* aligned(void* memory) noexcept:
+    """Where the next line of the cache begins."""
+    return <char*> memory + (LINE - <size_t> memory % LINE) % LINE
+
+
+cdef void lay_out_batch(Batch* batch, size_t longest_prefix) noexcept:
+    """Have the arrays point into each other."""
+    cdef char* data = <char*> aligned(batch + 1) + longest_prefix
     cdef msghdr* message
     cdef int slot
-    if batch == NULL:
-        raise MemoryError
     for slot in range(BATCH):
-        batch.into[slot].iov_base = batch.data + <size_t> slot * stride + longest_prefix
+        batch.into[slot].iov_base = data + <size_t> slot * stride(longest_prefix)
         batch.into[slot].iov_len = LARGEST
         message = &batch.received[slot].msg_hdr
         message.msg_name = &batch.names[slot]
@@ -422,7 +439,6 @@ cdef Batch* new_batch(size_t longest_prefix) except NULL:
         message.msg_control = batch.control[slot]
         batch.replies[slot].msg_hdr.msg_control = batch.back[slot]
     batch.received_before = BATCH
-    return batch
 
 
 cdef void forget_replies(Batch* batch) noexcept:

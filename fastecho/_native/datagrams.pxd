@@ -39,6 +39,7 @@ cdef class Datagrams(Handler):
     cdef readonly dict unanswered
     cdef readonly dict resent
     cdef readonly bint segments
+    cdef void* memory
     cdef void* batch
     cdef bint is_ip
     cdef int port
