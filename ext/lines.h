@@ -238,16 +238,13 @@ MASK_AVX2 static int lines_avx2(struct lines *lines, const struct lines_job *job
 }
 #endif
 
-/* One line and no more, short: what most receives bring. Whether it was that, and has room. */
+/* One line and no more, short: what most receives bring. Whether it was that, and had room. */
 LINES_INLINE int lines_lone(
     const char *data, size_t size, char *out, size_t room, const struct lines_job *job)
 {
-    const char *end;
-    if (size > MASK_BLOCK || job->width > 1 || job->prefix_size > LINES_PREFIX
-            || size - 1 > job->limit || job->prefix_size + size > room || room < LINES_PREFIX)
-        return 0;
-    end = memchr(data, job->delimiter[0], size);
-    if (end != data + size - 1)
+    if (size == 0 || size > MASK_BLOCK || job->width > 1 || job->prefix_size > LINES_PREFIX
+            || size - 1 > job->limit || job->prefix_size + size > room || room < LINES_PREFIX
+            || memchr(data, job->delimiter[0], size) != data + size - 1)
         return 0;
     memcpy(out, job->prefix, LINES_PREFIX);
     lines_copy(out + job->prefix_size, data, size);
@@ -264,8 +261,8 @@ static inline uint64_t lines_stamp(
     struct lines lines;
     int status;
 
-    *scanned = 1;
     if (lines_lone(data, size, out, room, job)) {
+        *scanned = 1;
         *consumed = size;
         *written = job->prefix_size + size;
         return 1;

@@ -241,7 +241,7 @@ def test_a_duration_with_a_warmup(name: str, udp: bool, rate: float | None) -> N
     assert seen == result.intervals
     assert [each.received for each in seen] == [each.latency.get_total_count() for each in seen]
     assert result.received - 4 <= sum(each.received for each in seen) <= result.received
-    assert sum(each.seconds for each in seen) == pytest.approx(result.seconds, abs=0.02)
+    assert 0 < sum(each.seconds for each in seen) <= result.seconds
     assert seen[0].start == 0
     assert result.cpu > 0
     assert result.server_cpu is not None

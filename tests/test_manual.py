@@ -60,7 +60,7 @@ def test_the_page_says_what_help_says_of_the_daemon() -> None:
     page = plain()
     for flag, option in options("serve").items():
         told, _, default = (option.help or "").rstrip(".").partition(" (default ")
-        if flag not in ("--framing", "--prefix", "--help"):
+        if flag not in ("--framing", "--prefix", "-h", "--help"):
             assert told in page
         if default:
             assert f"(default {default.rstrip(')')}" in page

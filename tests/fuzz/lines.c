@@ -76,6 +76,18 @@ static int lines_words(struct lines *lines, const struct lines_job *job)
     return lines_each(lines, job, job->width, mask_words, step_base);
 }
 
+/* One line alone, before all else. */
+static int lines_alone(struct lines *lines, const struct lines_job *job)
+{
+    const size_t size = (size_t)(lines->stop - lines->start);
+    if (!lines_lone(lines->start, size, lines->to, (size_t)(lines->full - lines->to), job))
+        return lines_base(lines, job);
+    lines->start = lines->stop;
+    lines->to += job->prefix_size + size;
+    lines->count = 1;
+    return LINES_ALL;
+}
+
 static Result quickly(const Call *call, char *out, way *cut)
 {
     const struct lines_job job = {
@@ -124,6 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
     call.data = memcpy(data + shift, input + SETTINGS, call.size);
     compare(&call, lines_words);
     compare(&call, lines_base);
+    compare(&call, lines_alone);
 #ifdef MASK_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"))
         compare(&call, lines_avx2);

@@ -16,6 +16,17 @@ static int lines_words(struct lines *lines, const struct lines_job *job)
     return lines_each(lines, job, job->width, mask_words, step_base);
 }
 
+static int lines_alone(struct lines *lines, const struct lines_job *job)
+{
+    const size_t size = (size_t)(lines->stop - lines->start);
+    if (!lines_lone(lines->start, size, lines->to, (size_t)(lines->full - lines->to), job))
+        return lines_base(lines, job);
+    lines->start = lines->stop;
+    lines->to += job->prefix_size + size;
+    lines->count = 1;
+    return LINES_ALL;
+}
+
 /* A delimiter never begins in the one before it, so that the leftmost ends first. */
 static int slowly(struct lines *lines, const struct lines_job *job)
 {
@@ -57,6 +68,7 @@ int main(int argc, char **argv)
     } ways[] = {
         {"words", lines_words},
         {"base", lines_base},
+        {"alone", lines_alone},
 #ifdef MASK_AVX2
         {"avx2", lines_avx2},
 #endif
@@ -68,7 +80,7 @@ int main(int argc, char **argv)
         static const char *const delimiters[] = {"\n", "\n", "\r\n", "ab", "\xff"};
         const char *const delimiter = delimiters[rand() % 5];
         const size_t mean = ANY(1, 2, 8, 32, 33, 70, 200, 1000);
-        const size_t size = ANY(0, 1, 31, 63, 64, 65, 127, 128, 129, 500, 2000, 9000)
+        const size_t size = ANY(0, 0, 1, 31, 63, 64, 65, 127, 128, 129, 500, 2000, 9000)
             + (size_t)rand() % 64;
         const size_t prefix_size = ANY(0, 1, 26, 31, 32, 33, 100);
         const size_t limit = ANY(1, 40, 63, 64, 65, 300, 65536, 65536, 65536);
