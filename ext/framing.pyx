@@ -9,6 +9,7 @@ held in a buffer of its own until the bytes that complete it are there.
 from cython cimport no_gc
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcpy
@@ -65,6 +66,10 @@ cdef extern from "lengths.h":
         const char* data, size_t size, size_t* consumed, char* out, size_t room, size_t* written,
         const lengths_job* job,
     ) noexcept
+
+cdef int64_t CEILING = MAX_FRAME_CEILING
+cdef int64_t FURTHEST = MAX_LENGTH_OFFSET
+cdef int64_t LARGEST_ADJUST = MAX_LENGTH_ADJUST
 
 cdef enum:
     MAX_VARINT = 10    # bytes of the longest varint: 64 bits, seven to a byte
@@ -471,7 +476,7 @@ cdef class FixedCodec(Codec):
     """A message is `size` bytes."""
 
     def __cinit__(self, size):
-        self.limit = within("the size of a fixed frame", size, 1, MAX_FRAME_CEILING)
+        self.limit = checked("the size of a fixed frame", size, 1, CEILING)
 
     @property
     def size(self):
@@ -511,9 +516,9 @@ cdef class LengthCodec(Codec):
 
     def __cinit__(self, width, max_frame, offset=0, adjust=0, little=False):
         self.limit = valid_limit(max_frame)
-        self.width = within("the width of a length field", width, 1, 8)
-        self.before = within("the offset of a length field", offset, 0, MAX_LENGTH_OFFSET)
-        self.adjust = within("adjust", adjust, -MAX_LENGTH_ADJUST, MAX_LENGTH_ADJUST)
+        self.width = checked("the width of a length field", width, 1, 8)
+        self.before = checked("the offset of a length field", offset, 0, FURTHEST)
+        self.adjust = checked("adjust", adjust, -LARGEST_ADJUST, LARGEST_ADJUST)
         self.little = bool(little)
         if not max(adjust, 0) <= max_frame <= self.capacity:
             raise ConfigError(
@@ -730,8 +735,19 @@ cdef class NetstringCodec(Codec):
         return lengths_stamp_netstring(data, size, consumed, out, room, written, &job)
 
 
-cdef valid_limit(max_frame):
-    return within("max_frame", max_frame, 1, MAX_FRAME_CEILING)
+cdef object checked(str name, value, int64_t low, int64_t high):
+    """`limits.within`, which is asked only about what is out of the ordinary."""
+    cdef int overflow = 0
+    cdef int64_t number
+    if PyLong_CheckExact(value):
+        number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if not overflow and low <= number <= high:
+            return value
+    return within(name, value, low, high)
+
+
+cdef object valid_limit(max_frame):
+    return checked("max_frame", max_frame, 1, CEILING)
 
 
 cdef inline size_t put_varint(char* out, uint64_t value) noexcept:

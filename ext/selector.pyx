@@ -40,12 +40,12 @@ cdef enum:
     TURN = 256    # keys that one turn calls at most: what is left is ready in the next one
 
 cdef object SelectorKey = selectors.SelectorKey
-cdef list direct_types = []
+cdef set direct_types = set()
 
 
 cdef int call_directly(type kind) except -1:
     """Have `dispatch` call data of exactly this type in C; it must be a `Handler`."""
-    direct_types.append(kind)
+    direct_types.add(kind)
     return 0
 
 
@@ -97,6 +97,8 @@ cdef class SelectorCore:
             PyErr_SetFromErrno(OSError)
         try:
             self.reserve(fd)
+            if fileobj is not data:
+                self.files[fd] = fileobj
         except MemoryError:
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
             raise
@@ -104,8 +106,7 @@ cdef class SelectorCore:
         self.entries[fd].serial = self.serial
         self.entries[fd].events = events
         self.entries[fd].direct = type(data) in direct_types
-        if fileobj is not data:
-            self.files[fd] = fileobj
+        self.entries[fd].filed = fileobj is not data
         self.datas[fd] = data
         self.count += 1
         return 0
@@ -155,7 +156,7 @@ cdef class SelectorCore:
         return SelectorKey(self.file(fd), fd, self.entries[fd].events, self.datas[fd])
 
     cdef object file(self, int fd):
-        return self.files[fd] if fd in self.files else self.datas[fd]
+        return self.files[fd] if self.entries[fd].filed else self.datas[fd]
 
     cdef int reserve(self, int fd) except -1:
         """Make room for an entry."""
@@ -176,7 +177,8 @@ cdef class SelectorCore:
     cdef int forget(self, int fd) except -1:
         self.entries[fd].serial = 0
         self.count -= 1
-        self.files.pop(fd, None)
+        if self.entries[fd].filed:
+            del self.files[fd]
         self.datas[fd] = None
         return 0
 
@@ -219,6 +221,7 @@ cdef class SelectorCore:
             raise
         if other_events or data != self.datas[fd]:
             self.files[fd] = self.file(fd)
+            self.entries[fd].filed = True
             self.datas[fd] = data
             self.entries[fd].direct = type(data) in direct_types
             self.serial += 1

@@ -14,12 +14,13 @@ cdef class Handler:
 # What is known of a descriptor, in a word; `serial` is 0 while it is not registered.
 cdef extern from *:
     """
-    typedef struct { uint64_t serial : 56, events : 4, direct : 4; } fastecho_entry;
+    typedef struct { uint64_t serial : 60, events : 2, direct : 1, filed : 1; } fastecho_entry;
     """
     ctypedef struct Entry "fastecho_entry":
         uint64_t serial
         int events
-        bint direct
+        bint direct    # its data is called in C
+        bint filed     # its file object is in `files`
 
 cdef class SelectorCore:
     cdef int epoll
@@ -27,7 +28,7 @@ cdef class SelectorCore:
     cdef int capacity
     cdef int count
     cdef uint64_t serial
-    cdef dict files    # by descriptor, of those that are not their own data
+    cdef dict files    # by descriptor, where that is not the data too
     cdef list datas
     cdef object map
     cdef bint stopped
