@@ -368,9 +368,9 @@ def one_slice(server: Server, rate: float) -> dict[str, float]:
 
 def stamping(_peers: Sequence[Peer]) -> list[dict[str, Any]]:
     """Lines, and no socket: against C, and for short ones `bytes.replace`."""
-    effort = comparison.Effort(sizes=(32,), windows=30, side=0.02, trips_side=0.0)
+    effort = comparison.Effort(sizes=(31,), windows=30, side=0.02, trips_side=0.0)
     found = [
-        alone("bytes.replace", measured.size, measured.cpu)
+        alone("bytes.replace", measured.size + 1, measured.cpu)  # with its end
         for measured in comparison.run(effort, ["line"])
         if measured.kind == "reference"
     ]
@@ -389,36 +389,33 @@ def alone(rival: str, size: int, cpu: comparison.Compared) -> dict[str, Any]:
     return {"rival": rival, "size": size, "ns": cpu.first, "rival_ns": cpu.second, "ratio": ratio}
 
 
-def in_c(size: int) -> tuple[tuple[Callable[[], None], Callable[[], None]], int]:
-    """The native twin's round and C's, of so many messages, with the same result."""
+def in_c(size: int) -> tuple[tuple[Callable[[], object], Callable[[], object]], int]:
+    """fastecho's round of lines of this size and C's, of so many lines, with the same result."""
     times = 16  # a call of C from Python costs as much as a few lines
-    load = workloads.workload("line", size)
-    echo, data = load.echo("native"), load.pieces[0]
-    out = bytearray(workloads.BUFFER + 64 * load.messages)
-    target = (ctypes.c_char * len(out)).from_buffer(out)
-    prefix = echo.stamper.render(workloads.NOW_NS)
-    source = BUILT / "framing.so"
-    run_command(["gcc", "-O3", "-shared", "-fPIC", "-o", str(source), str(HERE / "framing.c")])
-    stamp = ctypes.CDLL(str(source)).stamp
-    stamp.restype = ctypes.c_size_t
-    stamp.argtypes = [
-        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p,
-        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
-    ]  # fmt: skip
+    load = workloads.workload("line", size - 1)
+    data, prefix = load.pieces[0], load.echo("native").stamper.render(workloads.NOW_NS)
+    out = ctypes.create_string_buffer(workloads.BUFFER + 64 * load.messages)
+    built, ext = BUILT / "framing.so", HERE.parents[1] / "ext"
+    source = str(HERE / "framing.c")
+    run_command(["gcc", "-O3", "-I", str(ext), "-shared", "-fPIC", "-o", str(built), source])
+    library = ctypes.CDLL(str(built))
 
-    def ours() -> None:
-        for _ in range(times):
-            echo.feed_into(data, out, workloads.NOW_NS)
+    def calls(name: str) -> Callable[[], object]:
+        stamp = library[name]
+        stamp.restype = ctypes.c_size_t
+        stamp.argtypes = [
+            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
+            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
+        ]  # fmt: skip
+        return lambda: stamp(data, len(data), out, len(out), prefix, len(prefix), times)
 
-    def theirs() -> None:
-        stamp(data, len(data), target, prefix, len(prefix), times)
-
-    _, written = echo.feed_into(data, out, workloads.NOW_NS)
-    replies = bytes(out[:written])
-    out[:] = bytes(len(out))
-    theirs()
-    if out[:written] != replies:
-        raise PeerError(f"C and the native twin differ over lines of {size} bytes")
+    ours, theirs = calls("as_fastecho"), calls("plainly")
+    replies = []
+    for stamp in (ours, theirs):
+        ctypes.memset(out, 0, len(out))
+        replies.append(out.raw[: stamp()])
+    if replies[0] != replies[1]:
+        raise PeerError(f"C and fastecho differ over lines of {size} bytes")
     return (ours, theirs), times * load.messages
 
 
