@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import cache
 from typing import Any, TypeAlias
 
 from .limits import MAX_PEER
@@ -55,6 +56,7 @@ def printable(text: str) -> bytes:
     return text.encode("unicode_escape")
 
 
+@cache  # there are few errors, and a connection may end in one each time
 def reason(number: int) -> str:
     """The name under which a system error is counted: `reset`, or its errno in lower case."""
     if number in (errno.ECONNRESET, errno.EPIPE):
