@@ -72,7 +72,7 @@ cdef enum:
     LARGEST = 65535  # limits.MAX_DATAGRAM
     CONTROL = 192    # bytes for all control messages that we ask for, with both kinds of pktinfo
     ROOM = 262144    # of copied replies: at least the largest one with its prefix
-    BURST = 32       # datagrams at once: then there is a burst
+    BURST = 8        # datagrams at once: then there is a burst
     LINE = 64        # bytes of a cache's line
 
 cdef int PRIVILEGED = PRIVILEGED_PORTS, SEGMENTS = MAX_SEGMENTS
