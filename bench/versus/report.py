@@ -222,6 +222,8 @@ def plot(results: dict[str, Any], kind: str, path: Path) -> None:
     ]
     rows.sort(key=lambda row: row["ratio"][0], reverse=True)
     names = [title_of(results, row["peer"]) for row in rows]
+    if kind == "framings":
+        names = ["line" if name == "fastecho" else name for name in names]
     medians = [row["ratio"][0] for row in rows]
     spread = [
         [row["ratio"][0] - row["ratio"][1] for row in rows],
@@ -236,8 +238,9 @@ def plot(results: dict[str, Any], kind: str, path: Path) -> None:
         axes.text(end + max(medians) * 0.01, place, shown, va="center", fontsize=8)
     axes.axvline(1, color=NAMES["epoll"], linewidth=0.8, linestyle=":")
     axes.set_xlim(0, max(medians) * 1.22)
+    yardstick = "lines" if kind == "framings" else "C epoll"
     axes.set_xlabel(
-        "processor time of the server per message, relative to C epoll (less is better)"
+        f"processor time of the server per message, relative to {yardstick} (less is better)"
     )
     axes.set_title(
         f"{WORKS[kind].title[0].upper()}{WORKS[kind].title[1:]}", loc="left", fontsize=11
