@@ -368,7 +368,7 @@ def one_slice(server: Server, rate: float) -> dict[str, float]:
 
 def stamping(_peers: Sequence[Peer]) -> list[dict[str, Any]]:
     """Lines, and no socket: against C, and for short ones `bytes.replace`."""
-    effort = comparison.Effort(sizes=(31,), windows=30, side=0.02, trips_side=0.0)
+    effort = comparison.Effort(sizes=(32,), windows=30, side=0.02, trips_side=0.0)
     found = [
         alone("bytes.replace", measured.size + 1, measured.cpu)  # with its end
         for measured in comparison.run(effort, ["line"])
