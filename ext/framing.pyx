@@ -502,11 +502,7 @@ cdef class FixedCodec(Codec):
         self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
         size_t* written, const Prefix* prefix,
     ) noexcept:
-        cdef lengths_job job
-        job.prefix = prefix.text
-        job.prefix_size = prefix.length
-        job.limit = self.limit
-        job.before = 0
+        cdef lengths_job job = lengths_of(self, prefix)
         return lengths_stamp_fixed(data, size, consumed, out, room, written, &job)
 
 
@@ -583,10 +579,7 @@ cdef class LengthCodec(Codec):
         self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
         size_t* written, const Prefix* prefix,
     ) noexcept:
-        cdef lengths_job job
-        job.prefix = prefix.text
-        job.prefix_size = prefix.length
-        job.limit = self.limit
+        cdef lengths_job job = lengths_of(self, prefix)
         job.before = self.before
         job.adjust = <uint64_t> self.adjust
         job.least = <uint64_t> -self.adjust if self.adjust < 0 else 0
@@ -650,11 +643,7 @@ cdef class VarintCodec(Codec):
         self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
         size_t* written, const Prefix* prefix,
     ) noexcept:
-        cdef lengths_job job
-        job.prefix = prefix.text
-        job.prefix_size = prefix.length
-        job.limit = self.limit
-        job.before = 0
+        cdef lengths_job job = lengths_of(self, prefix)
         return lengths_stamp_varint(data, size, consumed, out, room, written, &job)
 
 
@@ -727,12 +716,18 @@ cdef class NetstringCodec(Codec):
         self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
         size_t* written, const Prefix* prefix,
     ) noexcept:
-        cdef lengths_job job
-        job.prefix = prefix.text
-        job.prefix_size = prefix.length
-        job.limit = self.limit
-        job.before = 0
+        cdef lengths_job job = lengths_of(self, prefix)
         return lengths_stamp_netstring(data, size, consumed, out, room, written, &job)
+
+
+cdef inline lengths_job lengths_of(Codec codec, const Prefix* prefix) noexcept:
+    """What is the same for all framings that announce a length, or have one."""
+    cdef lengths_job job
+    job.prefix = prefix.text
+    job.prefix_size = prefix.length
+    job.limit = codec.limit
+    job.before = 0
+    return job
 
 
 cdef object checked(str name, value, int64_t low, int64_t high):

@@ -469,6 +469,23 @@ def walls() -> tuple[Guarded, Guarded]:
 EDGES = [0, 1, 2, 15, 16, 17, 26, 31, 32, 33, 62, 63, 64, 65, 66, 127, 128, 129, 200]
 
 
+def said_between(
+    walls: tuple[Guarded, Guarded], echo: Any, pieces: tuple[bytes, ...], rooms: list[int]
+) -> bytes:
+    """The replies to these pieces, fed between the walls into rooms of these sizes, then 1,500."""
+    said = b""
+    for rest in pieces:
+        for room in itertools.chain(rooms, itertools.repeat(1500)):
+            data, out = walls[0].last(len(rest)), walls[1].last(room)
+            data[:] = rest
+            consumed, written = echo.feed_into(data, out, NOW)
+            said += out[:written]
+            rest = rest[consumed:]
+            if not rest:
+                break
+    return said
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
 @given(
     sizes=st.lists(st.sampled_from(EDGES), max_size=12),
@@ -491,17 +508,7 @@ def test_no_byte_past_the_end_of_a_buffer_is_read_or_written(
     echo = make(twin, Framing("delimiter", 200, delimiter), (prefix,))
     lines = [b"x" * size + delimiter for size in sizes]
     stream = b"".join(lines) + b"x" * tail
-    said = b""
-    for recv in (stream[:cut], stream[cut:]):
-        rest = recv
-        for room in itertools.chain(rooms, itertools.repeat(1500)):
-            data, out = walls[0].last(len(rest)), walls[1].last(room)
-            data[:] = rest
-            consumed, written = echo.feed_into(data, out, NOW)
-            said += out[:written]
-            rest = rest[consumed:]
-            if not rest:
-                break
+    said = said_between(walls, echo, (stream[:cut], stream[cut:]), rooms)
     assert said == b"".join(prefix + line for line in lines)
     assert state(echo) == (len(lines), len(stream) - tail, tail, None)
 
@@ -541,17 +548,7 @@ def test_no_byte_past_the_end_is_read_or_written_where_lengths_are_announced(
     stream = stream[: max(0, len(stream) - missing)]
     verdict = judge(wanted, stream)
     echo = make(twin, wanted, (prefix,))
-    said = b""
-    for recv in (stream[:cut], stream[cut:]):
-        rest = recv
-        for room in itertools.chain(rooms, itertools.repeat(1500)):
-            data, out = walls[0].last(len(rest)), walls[1].last(room)
-            data[:] = rest
-            consumed, written = echo.feed_into(data, out, NOW)
-            said += out[:written]
-            rest = rest[consumed:]
-            if not rest:
-                break
+    said = said_between(walls, echo, (stream[:cut], stream[cut:]), rooms)
     times = [NOW] * len(verdict.frames)
     assert said == b"".join(answered(wanted, (prefix,), b"", verdict, times))
     assert state(echo) == (len(verdict.frames), verdict.offset, verdict.pending, None)
