@@ -57,7 +57,7 @@ TOLERANCE, OTHER_PYTHON = 1.02, 1.10
 STRAY = 6
 #: How many phases of a length there are, after so many, at most; and by how much instructions of
 #: two that did the same differ.
-WARM, TRIES, SAME = 3, 20, 0.001
+WARM, TRIES, SAME = 3, 60, 0.001
 PATIENCE = 30.0  # seconds
 WIDTH = len("[Sun Nov 22 14:03:54 2026]")
 SOL_UDP, UDP_SEGMENT = 17, 103
