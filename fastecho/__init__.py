@@ -13,9 +13,10 @@ The map. Imports point down, or left within a row::
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering
-    framing  prefix  echo  sockets  clocks  dial  loop
+    framing  prefix  echo  sockets  delivery  clocks  dial  loop
                     specs to codecs; templates to parts; the two as a library; LISTEN words to bound
-                    sockets; a server's clock beside ours; a client's way to it; the selector loop
+                    sockets; whether what was sent was read; a server's clock beside ours; a
+                    client's way to it; the selector loop
     backend         the one choice between the twins
     _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams; and
                     generator, the engine of load
