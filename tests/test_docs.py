@@ -3,11 +3,13 @@
 For who writes them:
 
 - A `python` block runs in a process of its own, its warnings being errors; one that defines tests
-  is run by pytest. A `text` block right after it is what it prints.
+  is run by pytest. A `text` block right after it is what it prints. One that begins with a comment
+  such as `# client.py` is not run, but is that file for the `console` blocks of its page.
 - The `$` lines of a `console` block are run in an empty directory. The lines after each are all
   that it says, on both outputs; a line of `...` stands for any lines. A daemon (`fastecho` with no
-  other command, `make run`) goes on until a later block of the page starts another: its lines are
-  the first that it says, or, with a line `^C` where it is interrupted, all.
+  other command, `make run`, a Python program that says what it is waiting for) goes on until a
+  later block of the page starts another: its lines are the first that it says, or, with a line `^C`
+  where it is interrupted, all.
 - The port 12345, written or not, is a free one; what else differs from run to run is in `VARYING`.
 - What prepares or runs a machine (`NOT_RUN`) is not run.
 """
@@ -24,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import fields
@@ -71,10 +74,17 @@ def blocks(language: str) -> Iterator[tuple[Path, str, str | None]]:
 
 # -- python
 
+#: The first line of a block that is a file.
+FILE = re.compile(r"# (\w+\.py)\n")
+
 
 @pytest.mark.parametrize(
     ("code", "printed"),
-    [pytest.param(code, printed, id=page.name) for page, code, printed in blocks("python")],
+    [
+        pytest.param(code, printed, id=page.name)
+        for page, code, printed in blocks("python")
+        if not FILE.match(code)
+    ],
 )
 def test_python_does_as_shown(code: str, printed: str | None, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", code]
@@ -100,7 +110,7 @@ def steps(block: str, port: int) -> Iterator[tuple[str, str, bool]]:
         command = re.sub(r"\S*/(?=fastecho)|python3? -m (?=fastecho)", "", command)
         own = r"(^|[|;&]\s*)((?:\w+=\S*\s+)*fastecho\b)((?:'[^']*'|\"[^\"]*\"|[^|;&<>'\"])*)"
         command = re.sub(own, lambda found: found[1] + addressed(found[2], found[3], port), command)
-        yield command, shown, lasts(command) and (not shown or "waiting for " in shown)
+        yield command, shown, lasts(command, shown)
 
 
 def addressed(program: str, arguments: str, port: int) -> str:
@@ -116,11 +126,17 @@ def addressed(program: str, arguments: str, port: int) -> str:
     return program + (f"{arguments.rstrip()} 127.0.0.1:{port} " if missing else arguments)
 
 
-def lasts(command: str) -> bool:
-    """Whether it is a `fastecho` that does not end by itself."""
-    words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
-    ends = {"|", ">", "--help", "--version", "--print-config", *COMMANDS} - {"serve"}
-    return bool(re.match(r"(\w+=\S*\s+)*fastecho\b", command)) and ends.isdisjoint(words)
+def lasts(command: str, shown: str) -> bool:
+    """Whether it is a daemon that does not end by itself."""
+    if is_ours(command):
+        words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
+        ends = {"|", ">", "--help", "--version", "--print-config", *COMMANDS} - {"serve"}
+        return ends.isdisjoint(words) and (not shown or "waiting for " in shown)
+    return command.startswith("python ") and shown.startswith("waiting for ")
+
+
+def is_ours(command: str) -> bool:
+    return bool(re.match(r"(\w+=\S*\s+)*fastecho\b", command))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +151,7 @@ def lasts(command: str) -> bool:
         ("true && fastecho --help", "true && fastecho --help 127.0.0.1:7 ", False),
         ("printf 'a|b' | nc ::1 12345", "printf 'a|b' | nc ::1 7", False),
         ("pip install fastecho", "pip install fastecho", False),
+        ("python server.py", "python server.py", True),
     ],
 )
 def test_what_is_run(written: str, typed: str, goes_on: bool) -> None:
@@ -143,13 +160,21 @@ def test_what_is_run(written: str, typed: str, goes_on: bool) -> None:
 
 
 def sessions() -> list[Any]:
-    """The blocks of a page that belong together: a daemon's, and those up to the next one's."""
+    """The blocks of a page that belong together, a daemon's and those up to the next one's; and
+    the files of the page, by name.
+    """
+    files: dict[Path, dict[str, str]] = defaultdict(dict)
+    for page, code, _ in blocks("python"):
+        if name := FILE.match(code):
+            files[page][name[1]] = code
     together: dict[tuple[Path, int], list[str]] = {}
     daemons = 0
     for page, block, _ in blocks("console"):
         daemons += any(goes_on for _, _, goes_on in steps(block, 12345))
         together.setdefault((page, daemons), []).append(block)
-    return [pytest.param(session, id=page.name) for (page, _), session in together.items()]
+    return [
+        pytest.param(session, files[page], id=page.name) for (page, _), session in together.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +188,19 @@ def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("session", sessions())
+@pytest.mark.parametrize(("session", "files"), sessions())
 def test_console_says_as_shown(
-    session: list[str], own_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: list[str],
+    files: dict[str, str],
+    own_programs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{own_programs}:{os.environ['PATH']}")
     port = free_port()
+    for name, code in files.items():
+        (tmp_path / name).write_text(code.replace("12345", str(port)))
     daemons: list[tuple[Daemon, str, str]] = []
     with ExitStack() as stack:
         for command, shown, goes_on in itertools.chain(*(steps(block, port) for block in session)):
@@ -180,19 +211,27 @@ def test_console_says_as_shown(
             elif NOT_RUN.isdisjoint(command.split()):
                 assert_shown(command, type_in(command), shown, port)
         for daemon, command, shown in daemons:
-            assert daemon.stop(signal.SIGINT) == 0, daemon.stderr
+            assert daemon.stop(signal.SIGINT) == 0 or not is_ours(command), daemon.stderr
             until_then, interrupted, after = shown.partition("^C\n")
             any_more = "" if interrupted else "...\n"
-            assert_shown(command, daemon.stderr, until_then + after + any_more, port)
+            said = daemon.stdout + daemon.stderr
+            assert_shown(command, said, until_then + after + any_more, port)
 
 
 def start(command: str, ready: int) -> Daemon:
     """A daemon that listens on so many sockets."""
     words = shlex.split(command)
-    variables = dict(word.split("=", 1) for word in words[: words.index("fastecho")])
-    daemon = Daemon(words[len(variables) + 1 :], variables)
-    ended = daemon.process.poll
-    until(lambda: daemon.stderr.count("waiting for ") >= ready or ended() is not None, command)
+    if is_ours(command):
+        variables = dict(word.split("=", 1) for word in words[: words.index("fastecho")])
+        daemon = Daemon(words[len(variables) + 1 :], variables)
+    else:
+        daemon = Daemon(words[1:], {}, [sys.executable])
+
+    def is_ready() -> bool:
+        said = daemon.stdout + daemon.stderr
+        return said.count("waiting for ") >= ready or daemon.process.poll() is not None
+
+    until(is_ready, command)
     return daemon
 
 
