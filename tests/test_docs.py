@@ -5,18 +5,17 @@ For who writes them:
 - A `python` block runs in a process of its own, its warnings being errors; one that defines tests
   is run by pytest. A `text` block right after it is what it prints. One that begins with a comment
   such as `# client.py` is not run, but is that file for the `console` blocks of its page.
-- The `$` lines of a `console` block are run in an empty directory. The lines after each are all
-  that it says, on both outputs; a line of `...` stands for any lines. A daemon (`fastecho` with no
-  other command, `make run`, a Python program that says what it is waiting for) goes on until a
-  later block of the page starts another: its lines are the first that it says, or, with a line `^C`
-  where it is interrupted, all.
+- The `$` lines of a `console` block are run in a directory of the page's, empty at first. The lines
+  after each are all that it says, on both outputs; a line of `...` stands for any lines, ` ...` at
+  the end of one for any more of it. A daemon (`fastecho` with no other command, `make run`, a
+  Python program that says what it is waiting for) goes on until a later block of the page starts
+  another: its lines are the first that it says, or, with a line `^C` where it is interrupted, all.
 - The port 12345, written or not, is a free one; what else differs from run to run is in `VARYING`.
 - What prepares or runs a machine (`NOT_RUN`) is not run.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import re
@@ -28,7 +27,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from socket import SOCK_DGRAM
@@ -130,7 +129,8 @@ def lasts(command: str, shown: str) -> bool:
     """Whether it is a daemon that does not end by itself."""
     if is_ours(command):
         words = list(shlex.shlex(command, posix=True, punctuation_chars=True))
-        ends = {"|", ">", "--help", "--version", "--print-config", *COMMANDS} - {"serve"}
+        ends = {"|", ">", "--help", "--version", "--print-config", *COMMANDS}
+        ends -= {"serve", "replay"}
         return ends.isdisjoint(words) and (not shown or "waiting for " in shown)
     return command.startswith("python ") and shown.startswith("waiting for ")
 
@@ -160,21 +160,15 @@ def test_what_is_run(written: str, typed: str, goes_on: bool) -> None:
 
 
 def sessions() -> list[Any]:
-    """The blocks of a page that belong together, a daemon's and those up to the next one's; and
-    the files of the page, by name.
-    """
+    """The blocks of each page, and its files by name."""
+    found: dict[Path, list[str]] = defaultdict(list)
     files: dict[Path, dict[str, str]] = defaultdict(dict)
+    for page, block, _ in blocks("console"):
+        found[page].append(block)
     for page, code, _ in blocks("python"):
         if name := FILE.match(code):
             files[page][name[1]] = code
-    together: dict[tuple[Path, int], list[str]] = {}
-    daemons = 0
-    for page, block, _ in blocks("console"):
-        daemons += any(goes_on for _, _, goes_on in steps(block, 12345))
-        together.setdefault((page, daemons), []).append(block)
-    return [
-        pytest.param(session, files[page], id=page.name) for (page, _), session in together.items()
-    ]
+    return [pytest.param(found[page], files[page], id=page.name) for page in found]
 
 
 @pytest.fixture(scope="module")
@@ -201,38 +195,69 @@ def test_console_says_as_shown(
     port = free_port()
     for name, code in files.items():
         (tmp_path / name).write_text(code.replace("12345", str(port)))
-    daemons: list[tuple[Daemon, str, str]] = []
-    with ExitStack() as stack:
-        for command, shown, goes_on in itertools.chain(*(steps(block, port) for block in session)):
-            if goes_on:
-                daemon = start(command, max(1, shown.count("waiting for ")))
-                stack.callback(daemon.discard)
-                daemons.append((daemon, command, shown))
-            elif NOT_RUN.isdisjoint(command.split()):
-                assert_shown(command, type_in(command), shown, port)
-        for daemon, command, shown in daemons:
+    daemons = Daemons(port)
+    try:
+        for block in session:
+            typed = list(steps(block, port))
+            if any(goes_on for _, _, goes_on in typed):
+                daemons.stop()
+            for command, shown, goes_on in typed:
+                if goes_on:
+                    daemons.start(command, shown)
+                elif NOT_RUN.isdisjoint(command.split()):
+                    assert_shown(command, type_in(command), shown, port)
+        daemons.stop()
+    finally:
+        daemons.discard()
+
+
+class Daemons:
+    """Those of one block, which go on until another has some.
+
+    Args:
+        port: that stands for 12345.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._running: list[tuple[Daemon, str, str]] = []
+
+    def start(self, command: str, shown: str) -> None:
+        """One more, up to where it says that it is ready."""
+        self._running.append((begun(command), command, shown))
+        daemon, ready = self._running[-1][0], max(1, shown.count("waiting for "))
+        until(lambda: said(daemon).count("waiting for ") >= ready or has_ended(daemon), command)
+
+    def stop(self) -> None:
+        """Interrupt them, and look at what they said."""
+        while self._running:
+            daemon, command, shown = self._running[0]
             assert daemon.stop(signal.SIGINT) == 0 or not is_ours(command), daemon.stderr
             until_then, interrupted, after = shown.partition("^C\n")
             any_more = "" if interrupted else "...\n"
-            said = daemon.stdout + daemon.stderr
-            assert_shown(command, said, until_then + after + any_more, port)
+            assert_shown(command, said(daemon), until_then + after + any_more, self._port)
+            self._running.pop(0)[0].discard()
+
+    def discard(self) -> None:
+        """End those that are left, of a test that has failed."""
+        for daemon, _, _ in self._running:
+            daemon.discard()
 
 
-def start(command: str, ready: int) -> Daemon:
-    """A daemon that listens on so many sockets."""
+def said(daemon: Daemon) -> str:
+    return daemon.stderr + daemon.stdout
+
+
+def has_ended(daemon: Daemon) -> bool:
+    return daemon.process.poll() is not None
+
+
+def begun(command: str) -> Daemon:
     words = shlex.split(command)
-    if is_ours(command):
-        variables = dict(word.split("=", 1) for word in words[: words.index("fastecho")])
-        daemon = Daemon(words[len(variables) + 1 :], variables)
-    else:
-        daemon = Daemon(words[1:], {}, [sys.executable])
-
-    def is_ready() -> bool:
-        said = daemon.stdout + daemon.stderr
-        return said.count("waiting for ") >= ready or daemon.process.poll() is not None
-
-    until(is_ready, command)
-    return daemon
+    if not is_ours(command):
+        return Daemon(words[1:], {}, [sys.executable])
+    variables = dict(word.split("=", 1) for word in words[: words.index("fastecho")])
+    return Daemon(words[len(variables) + 1 :], variables)
 
 
 def type_in(command: str) -> str:
@@ -259,8 +284,12 @@ def assert_shown(command: str, said: str, shown: str, port: int) -> None:
     if said and not said.endswith("\n"):
         said += "\n"  # which a block cannot be without
     lines = shown.splitlines(keepends=True)
-    wanted = "".join("(?:.*\n)*" if line == "...\n" else re.escape(line) for line in lines)
+    wanted = "".join("(?:.*\n)*" if line == "...\n" else as_pattern(line) for line in lines)
     assert re.fullmatch(wanted, said), f"{command}\nsays\n{said}\nand not\n{shown}"
+
+
+def as_pattern(line: str) -> str:
+    return re.sub(r"\\ \\\.\\\.\\\.\\\n$", ".*\\n", re.escape(line))
 
 
 def free_port() -> int:
