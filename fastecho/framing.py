@@ -49,6 +49,7 @@ class Framing:
         fixed: the only length that a message can have, or None.
         capacity: the longest message that a length field can announce, or None.
         overhead: the most bytes that a frame has besides its message.
+        frame_size: of a message's length: bytes of its frame. (An overlong varint is not meant.)
     """
 
     spec: str
@@ -57,6 +58,7 @@ class Framing:
     fixed: int | None = None
     capacity: int | None = None
     overhead: int = 0
+    frame_size: Callable[[int], int] = int
 
     def limit(self, max_frame: int | None, longest_prefix: int = 0) -> int:
         """The `max_frame` in force.
@@ -111,9 +113,16 @@ def parse(spec: str) -> Framing:
         if name == "raw":
             return Framing(spec, lambda twin, _: twin.RawCodec())
         if name == "varint":
-            return Framing(spec, lambda twin, limit: twin.VarintCodec(limit), overhead=10)
+            return Framing(
+                spec, lambda twin, limit: twin.VarintCodec(limit), overhead=10, frame_size=_varint
+            )
         if name == "netstring":
-            return Framing(spec, lambda twin, limit: twin.NetstringCodec(limit), overhead=12)
+            return Framing(
+                spec,
+                lambda twin, limit: twin.NetstringCodec(limit),
+                overhead=12,
+                frame_size=lambda length: len(f"{length}:,") + length,
+            )
         if name in _INTEGERS:
             width, little = _INTEGERS[name]
             return _prefixed(spec, width, little=little)
@@ -210,6 +219,7 @@ def _delimited(spec: str, delimiter: bytes) -> Framing:
         lambda twin, limit: twin.DelimiterCodec(delimiter, limit),
         delimiter=delimiter,
         overhead=len(delimiter),
+        frame_size=lambda length: length + len(delimiter),
     )
 
 
@@ -255,7 +265,18 @@ def _prefixed(
     def make(twin: Twin, limit: int) -> Codec:
         return twin.LengthCodec(width, limit, offset, adjust, little)
 
-    return Framing(spec, make, capacity=(1 << 8 * width) - 1 + adjust, overhead=offset + width)
+    return Framing(
+        spec,
+        make,
+        capacity=(1 << 8 * width) - 1 + adjust,
+        overhead=offset + width,
+        frame_size=lambda length: offset + width + length,
+    )
+
+
+def _varint(length: int) -> int:
+    """Bytes of a varint, seven bits in each, and of the message that it announces."""
+    return -(-max(length.bit_length(), 1) // 7) + length
 
 
 def _number(text: str) -> int | None:

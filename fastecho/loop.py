@@ -1,8 +1,12 @@
 """One loop: a selector, the buffers that all its streams share, and a way to wake it up.
 
 The loop does one thing: dispatch until it is stopped, and about once a second call `sweep`, which
-does what is due; there is no timer per connection. `stop` may come from any thread or signal
+does what is due; no connection needs a timer. `stop` may come from any thread or signal
 handler: it writes to a descriptor that the selector watches.
+
+`call_at` is for who does need one: servers with a fault plan. Timers are called in the order of
+their times, none early, each perhaps a millisecond late (epoll(7) counts those); none is taken
+back: who set it finds out whether it still matters. Without timers they cost nothing.
 
 Short of memory, a stream ends itself; a MemoryError that comes as far as here is of somebody whom
 the next turn tries again.
@@ -10,6 +14,7 @@ the next turn tries again.
 
 from __future__ import annotations
 
+import heapq
 import os
 import threading
 import time
@@ -36,6 +41,9 @@ class Loop:
             os.close(self._writer)
             raise
         self._stopped = False
+        #: A heap of (when, in the order in which they were set, what to call).
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._set = 0
         #: So that `stop` never writes to a number that `close` has given back. A signal handler
         #: may find the lock taken by its own thread.
         self._lock = threading.RLock()
@@ -46,15 +54,33 @@ class Loop:
         due = time.monotonic() + SWEEP_INTERVAL
         while not self._stopped:
             with suppress(MemoryError):
-                self.selector.run(due)
+                self.selector.run(min(due, self._timers[0][0]) if self._timers else due)
+            if self._timers:
+                self._call_due()
             if time.monotonic() >= due:
                 sweep()
                 due = time.monotonic() + SWEEP_INTERVAL
 
     def turn(self, timeout: float) -> None:
         """Wait up to `timeout` seconds, and call what is ready."""
+        if self._timers:
+            timeout = max(min(timeout, self._timers[0][0] - time.monotonic()), 0)
         with suppress(MemoryError):
             self.selector.dispatch(timeout)
+        self._call_due()
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call it once the monotonic clock reads `when`; from the loop's own thread."""
+        self._set += 1
+        heapq.heappush(self._timers, (when, self._set, callback))
+        if self._timers[0][1] == self._set:
+            self.selector.stop()  # it waits for something later
+
+    def _call_due(self) -> None:
+        """Call what is due now; what is set meanwhile waits for the next turn."""
+        now, last = time.monotonic(), self._set
+        while self._timers and self._timers[0][0] <= now and self._timers[0][1] <= last:
+            heapq.heappop(self._timers)[2]()
 
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, a signal handler, or twice."""

@@ -211,7 +211,7 @@ class Datagrams:
             if self._is_constant and not (control or flags or header_size(source[0])):
                 self.messages += 1
                 self.bytes_in += len(data)
-                self._add(self._stamp(time_ns(), 0, source) + data, source, (), 0)
+                self._add(self._stamp(time_ns(), 0, source), data, source, (), 0)
             else:
                 self._take(data, control, flags, source)
         except BlockingIOError:
@@ -252,7 +252,7 @@ class Datagrams:
                 if amplifies(len(message), len(prefix), headers):
                     self._drop("amplified")
                 else:
-                    self._add(prefix + message, source, back, headers)
+                    self._add(prefix, message, source, back, headers)
             except MemoryError:
                 self._drop("enomem")
 
@@ -267,8 +267,11 @@ class Datagrams:
             self._second = second
         return self._prefix
 
-    def _add(self, reply: bytes, to: Address, back: Sequence[Control], headers: int) -> None:
+    def _add(
+        self, prefix: bytes, message: bytes, to: Address, back: Sequence[Control], headers: int
+    ) -> None:
         """A reply joins the last ones, or is a send of its own."""
+        reply = prefix + message
         run, size = self._run, len(reply)
         if run:
             if (
@@ -324,7 +327,8 @@ class Datagrams:
         for reply in run:
             self._send_one(reply)
 
-    def _send_one(self, reply: bytes) -> None:
+    def _send_one(self, reply: bytes) -> bool:
+        """Send a reply; whether the kernel took it."""
         try:
             if self._back:
                 self.bytes_out += self.sock.sendmsg([reply], self._back, 0, self._to)
@@ -332,12 +336,13 @@ class Datagrams:
                 self.bytes_out += self.sock.sendto(reply, self._to)
         except OSError as error:
             self._drop(addresses.reason(error.errno or 0))
-            return
+            return False
         except MemoryError:
             self._drop("enomem")
-            return
+            return False
         if self.verbose:
             self.owner.answered(self, self._to)
+        return True
 
     def _note_loss(self, control: Iterable[Control]) -> None:
         """Count what the kernel has dropped since it last said so."""

@@ -195,26 +195,30 @@ class Listener:
     def on_event(self, mask: int) -> None:
         """Accept what waits, within a budget."""
         for _ in range(ACCEPT_BUDGET):
-            if self.shared.open >= self.shared.max_connections:
-                self._cannot_accept(None)
+            if not self._accept():
                 return
-            try:
-                sock, address = self.sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in addresses.PASSING:
-                    continue
-                self._cannot_accept(error)
-                return
-            if not self._adopt(sock, address):
-                return
+
+    def _accept(self) -> bool:
+        """Accept the next; whether there may be another."""
+        if self.shared.open >= self.shared.max_connections:
+            self._cannot_accept(None)
+            return False
+        try:
+            sock, address = self.sock.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in addresses.PASSING:
+                return True
+            self._cannot_accept(error)
+            return False
+        return self._adopt(sock, address)
 
     def _adopt(self, sock: socket.socket, address: Address) -> bool:
         """Serve a connection; if that cannot be, it is closed, and the next wait."""
         try:
             sock.setblocking(False)
-            stream = Stream(self, sock, address)
+            stream = self._stream(sock, address)
             self._streams[stream] = None
         except OSError as error:
             sock.close()
@@ -231,6 +235,9 @@ class Listener:
         if self.verbose:
             self.owner.connected(stream)
         return True
+
+    def _stream(self, sock: socket.socket, address: Address) -> Stream:
+        return Stream(self, sock, address)
 
     def ended(self, stream: Stream) -> None:
         """One of its streams was closed."""
