@@ -81,6 +81,20 @@ REPLY_TIMEOUT = 5.0
 #: How often the same trouble is told at most.
 REPEAT_AFTER = 60.0
 
+#: A fault's times, in seconds: longer than any client waits.
+MAX_FAULT_TIME = 3600
+#: Pieces that one reply is cut into; what is left goes with the last: a byte each of the longest
+#: default message behind the longest prefix, and each costs the system call of its own.
+MAX_PIECES = 131_072
+#: Replies that `coalesce` holds back, each of them as long as a message can be.
+MAX_COALESCED = 256
+#: Bits of one reply that `corrupt` flips: a bit of each byte of the longest default message.
+MAX_FLIPPED = 65_536
+#: Bytes a second that `bandwidth` can be told: faster than any link.
+MAX_RATE = 10**12
+#: What a fault plan's draws are made from: what a signed 64-bit number holds.
+MAX_SEED = 2**63 - 1
+
 
 def seconds(name: str, value: object) -> float:
     """`value`, if it is a duration that a timer can have.
