@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from ._pure.selector import Selector
     from ._pure.stamping import Echo
     from .addresses import Address
+    from .decisions import Arrival, Strike
     from .delivery import Deliveries
-    from .faults import Arrival, Draws, Strike
+    from .faults import Draws
     from .framing import Framing
     from .journal import Journal
     from .loop import Loop

@@ -34,7 +34,7 @@ from .events import say
 
 if TYPE_CHECKING:
     from .addresses import Address
-    from .faults import Strike
+    from .decisions import Strike
 
 
 class Journal:

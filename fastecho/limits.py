@@ -92,6 +92,13 @@ MAX_COALESCED = 256
 MAX_FLIPPED = 65_536
 #: Bytes a second that `bandwidth` can be told: faster than any link.
 MAX_RATE = 10**12
+#: Peers that a UDP socket with a fault plan tells apart, each a connection with a number: as many
+#: as a test has, and sources can be forged without end. The one not heard of for longest is
+#: forgotten, and is a new one when it comes back.
+FAULT_PEERS = 4_096
+#: Datagrams, and bytes of them, that a socket with a fault plan holds back: a second of a busy
+#: link. What is more is dropped and counted, since memory is not the plan's to use up.
+FAULT_HELD, FAULT_HELD_BYTES = 65_536, 64 * 2**20
 #: What a fault plan's draws are made from: what a signed 64-bit number holds.
 MAX_SEED = 2**63 - 1
 

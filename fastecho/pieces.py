@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .faults import Decision
+    from .decisions import Decision
 
 #: Where the bandwidth is limited, what leaves at a time: so many seconds' worth.
 RATE_STEP = 0.1

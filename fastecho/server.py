@@ -43,6 +43,7 @@ class Server:
         settings: what it was told.
         backend: the name of the twin that serves.
         addresses: of its listeners, as they are written: `tcp://127.0.0.1:12345`.
+        faults: what its fault plan says, with its seed; empty: it has none.
 
     Raises:
         ConfigError: settings that make no sense.
@@ -72,29 +73,48 @@ class Server:
 
     def _serve(self, twin: Twin, pattern: Echo) -> None:
         """Put every socket on the loop."""
-        settings, selector = self.settings, self._loop.selector
-        tcp = Tcp(settings.framing, settings.verbose)
+        settings = self.settings
         send = send_piece(settings.framing, pattern.codec.max_frame, pattern.stamper.longest)
-        self._shared = twin.Shared(RECEIVE_BUFFER, send, settings.connections)
+        shared = pure.Shared if self._plan.for_streams else twin.Shared
+        self._shared = shared(RECEIVE_BUFFER, send, settings.connections)
+        tcp = Tcp(settings.framing, settings.verbose)
         for one in self._bound:
             if one.protocol in sockets.STREAMS:
-                listener = twin.Listener(
-                    one.sock,
-                    selector,
-                    pattern.fresh(),
-                    self._shared,
-                    tcp,
-                    settings.verbose or settings.show_cuts,
-                    settings.show_cuts,
-                    settings.idle_timeout,
-                    settings.frame_timeout,
-                    settings.linger_timeout,
-                )
-                self._listeners.append(listener)
+                self._listeners.append(self._listener(twin, one, pattern.fresh(), tcp))
             else:
                 stamper = twin.Stamper(pattern.stamper.parts)
-                verbose = settings.verbose
-                self._datagrams.append(twin.Datagrams(one.sock, selector, stamper, Udp(), verbose))
+                self._datagrams.append(self._socket(twin, one, stamper))
+
+    def _listener(self, twin: Twin, one: sockets.Bound, echo: Echo, tcp: Tcp) -> Listener:
+        """What serves a socket for streams."""
+        settings = self.settings
+        arguments = (
+            one.sock,
+            self._loop.selector,
+            echo,
+            self._shared,
+            tcp,
+            settings.verbose or settings.show_cuts,
+            settings.show_cuts,
+            settings.idle_timeout,
+            settings.frame_timeout,
+            settings.linger_timeout,
+        )
+        if not self._plan.for_streams:
+            return twin.Listener(*arguments)
+        from . import faulty
+
+        cut = framing.parse(settings.framing)
+        return faulty.Listener(self._mischief(), one.name, cut, *arguments)
+
+    def _socket(self, twin: Twin, one: sockets.Bound, stamper: Stamper) -> Datagrams:
+        """What serves a socket for datagrams."""
+        arguments = (one.sock, self._loop.selector, stamper, Udp(), self.settings.verbose)
+        if not self._plan.for_datagrams:
+            return twin.Datagrams(*arguments)
+        from . import faulty_datagrams
+
+        return faulty_datagrams.Datagrams(self._mischief(), one.name, *arguments)
 
     @property
     def tcp_address(self) -> Address:
