@@ -13,8 +13,8 @@ The map. Imports point down, or left within a row::
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering
-    faults  decisions  quantities
-                    fault plans; what is done to one reply, drawn; values as people write them
+    decisions  faults  quantities
+                    what a fault plan does to one reply; the plan; values as people write them
     framing  prefix  echo  sockets  delivery  clocks  dial  loop
                     specs to codecs; templates to parts; the two as a library; LISTEN words to bound
                     sockets; whether what was sent was read; a server's clock beside ours; a

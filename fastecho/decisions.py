@@ -1,4 +1,7 @@
-"""What is done to one reply, or to one connection: drawn, decided, and told to the log.
+"""What a plan does to one reply, or to one connection: drawn, decided, and told to the log.
+
+`Draws(plan, seed)` is asked about a message and says what is to be done to its reply; the server
+does it.
 
 **The draws.** Whether a fault strikes, and how, is drawn for (seed, connection, message, the
 fault's name): a sequence of its own each time (`Numbers`). So a decision depends on nothing else
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any, NamedTuple
 
+from .faults import FAULTS, Plan, Planned
 from .limits import MAX_PIECES
 from .quantities import Range
 
@@ -322,3 +326,74 @@ EFFECTS: dict[str, Callable[[Any, Moment], Parameters]] = {
     "slow-read": _slow_read,
     "late-accept": _late_accept,
 }
+
+
+# -- a plan's
+
+
+class Draws:
+    """What a plan does to each message, by its seed; the same whenever it is asked.
+
+    Attributes:
+        plan: of which faults.
+        seed: 0 to `MAX_SEED`.
+    """
+
+    def __init__(self, plan: Plan, seed: int) -> None:
+        self.plan = plan
+        self.seed = seed
+        replies = [each for each in plan.faults if not each.fault.connections]
+        self._connections = [each for each in plan.faults if each.fault.connections]
+        self._streams = [each for each in replies if each.fault.streams]
+        self._datagrams = [each for each in replies if each.fault.datagrams]
+
+    def connection(self, number: int) -> Arrival:
+        """What is done to a stream's connection; they are counted from 1 on each listener."""
+        arrival = Arrival()
+        arrival.strikes = tuple(
+            _strike(arrival, planned, Moment(planned.values, numbers, 0, 0, True))
+            for planned, numbers in self._struck(self._connections, number, 0, number)
+        )
+        return arrival
+
+    def reply(self, connection: int, message: int, reply: bytes) -> Decision:
+        """What is done to a reply on a stream; messages are counted from 1 on each connection."""
+        return self._decide(self._streams, True, connection, message, reply)
+
+    def datagram(self, connection: int, message: int, reply: bytes) -> Decision:
+        """Likewise to a datagram; a peer is a connection."""
+        return self._decide(self._datagrams, False, connection, message, reply)
+
+    def _decide(
+        self, faults: list[Planned], streams: bool, connection: int, message: int, reply: bytes
+    ) -> Decision:
+        decision = Decision(reply)
+        strikes = []
+        for planned, numbers in self._struck(faults, connection, message, message):
+            turn = message - planned.first
+            moment = Moment(planned.values, numbers, turn, len(reply), streams)
+            strikes.append(_strike(decision, planned, moment))
+        decision.strikes = tuple(strikes)
+        return decision
+
+    def _struck(
+        self, faults: list[Planned], connection: int, message: int, counted: int
+    ) -> list[tuple[Planned, Numbers]]:
+        """Those that strike, in the order in which they apply, each with what is left to draw."""
+        struck: dict[str, tuple[Planned, Numbers]] = {}
+        groups: set[str] = set()
+        for planned in faults:
+            name, group = planned.fault.name, planned.fault.group
+            numbers = Numbers(self.seed, connection, message, name)
+            strikes = counted >= planned.first and numbers.uniform() < planned.p
+            if strikes and group not in groups:
+                struck[name] = planned, numbers
+                groups |= {group} - {""}
+        for swallows in ("stall", "drop"):
+            if swallows in struck:
+                return [struck[swallows]]
+        return [struck[name] for name in FAULTS if name in struck]
+
+
+def _strike(target: Decision | Arrival, planned: Planned, moment: Moment) -> Strike:
+    return Strike(planned.fault.name, EFFECTS[planned.fault.name](target, moment))

@@ -1,9 +1,8 @@
 """Fault plans: what is done to replies on purpose, and when.
 
 A plan is a text, faults joined by `;`, each `name` or `name:key=value,...`; or a table of tables
-that says the same. `FAULTS` says what there is, for parsing, help and the documentation. Nothing
-here does I/O or reads a clock: asked about a message, `Draws` says what is to be done to its reply
-(a `decisions.Decision`), and the server does it.
+that says the same. `FAULTS` says what there is, for parsing, help and the documentation. What a
+plan does to a message is drawn by `decisions.Draws`. No I/O, no clock.
 
 **The order** in which the faults of one message apply is that of `FAULTS`, whatever that of the
 plan. Only the first of `slice`, `walk` and `dribble` in the plan that strikes is applied, likewise
@@ -16,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .decisions import EFFECTS, Arrival, Decision, Moment, Numbers, Strike, Values
 from .errors import ConfigError, nearest
 from .limits import (
     MAX_COALESCED,
@@ -42,8 +40,7 @@ class Key(NamedTuple):
     default: str
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """What can be done to a reply, or to a connection.
 
     Attributes:
@@ -195,8 +192,7 @@ FAULTS = {each.name: each for each in _FAULTS}
 # -- plans
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """A fault of a plan.
 
     Attributes:
@@ -207,7 +203,7 @@ class Planned:
     """
 
     fault: Fault
-    values: Values
+    values: Mapping[str, Any]
     p: float
     first: int
 
@@ -274,10 +270,6 @@ class Plan:
                     f" name an address with {words}"
                 )
 
-    def seeded(self, seed: int) -> Draws:
-        """The plan with a seed, 0 to `MAX_SEED`."""
-        return Draws(self, seed)
-
 
 def parse(text: str) -> Plan:
     """The plan that a text says; blank: one of no faults.
@@ -298,15 +290,6 @@ def from_table(table: Mapping[str, Any]) -> Plan:
         ConfigError: as for `parse`.
     """
     return _plan(_from_item(name, values) for name, values in table.items())
-
-
-def join(plans: Iterable[Plan]) -> Plan:
-    """All their faults, in that order.
-
-    Raises:
-        ConfigError: two have the same fault.
-    """
-    return _plan(each for plan in plans for each in plan.faults)
 
 
 def _plan(faults: Iterable[Planned]) -> Plan:
@@ -375,71 +358,3 @@ def _fault(name: str) -> Fault:
 def _choose(name: str, known: Iterable[str]) -> str:
     near = nearest(str(name), known)
     return f"did you mean {near}?" if near else f"choose from {', '.join(known)}"
-
-
-class Draws:
-    """What a plan does to each message, by its seed; the same whenever it is asked.
-
-    Attributes:
-        plan: of which faults.
-        seed: 0 to `MAX_SEED`.
-    """
-
-    def __init__(self, plan: Plan, seed: int) -> None:
-        self.plan = plan
-        self.seed = seed
-        replies = [each for each in plan.faults if not each.fault.connections]
-        self._connections = [each for each in plan.faults if each.fault.connections]
-        self._streams = [each for each in replies if each.fault.streams]
-        self._datagrams = [each for each in replies if each.fault.datagrams]
-
-    def connection(self, number: int) -> Arrival:
-        """What is done to a stream's connection; they are counted from 1 on each listener."""
-        arrival = Arrival()
-        arrival.strikes = tuple(
-            _strike(arrival, planned, Moment(planned.values, numbers, 0, 0, True))
-            for planned, numbers in self._struck(self._connections, number, 0, number)
-        )
-        return arrival
-
-    def reply(self, connection: int, message: int, reply: bytes) -> Decision:
-        """What is done to a reply on a stream; messages are counted from 1 on each connection."""
-        return self._decide(self._streams, True, connection, message, reply)
-
-    def datagram(self, connection: int, message: int, reply: bytes) -> Decision:
-        """Likewise to a datagram; a peer is a connection."""
-        return self._decide(self._datagrams, False, connection, message, reply)
-
-    def _decide(
-        self, faults: list[Planned], streams: bool, connection: int, message: int, reply: bytes
-    ) -> Decision:
-        decision = Decision(reply)
-        strikes = []
-        for planned, numbers in self._struck(faults, connection, message, message):
-            turn = message - planned.first
-            moment = Moment(planned.values, numbers, turn, len(reply), streams)
-            strikes.append(_strike(decision, planned, moment))
-        decision.strikes = tuple(strikes)
-        return decision
-
-    def _struck(
-        self, faults: list[Planned], connection: int, message: int, counted: int
-    ) -> list[tuple[Planned, Numbers]]:
-        """Those that strike, in the order in which they apply, each with what is left to draw."""
-        struck: dict[str, tuple[Planned, Numbers]] = {}
-        groups: set[str] = set()
-        for planned in faults:
-            name, group = planned.fault.name, planned.fault.group
-            numbers = Numbers(self.seed, connection, message, name)
-            strikes = counted >= planned.first and numbers.uniform() < planned.p
-            if strikes and group not in groups:
-                struck[name] = planned, numbers
-                groups |= {group} - {""}
-        for swallows in ("stall", "drop"):
-            if swallows in struck:
-                return [struck[swallows]]
-        return [struck[name] for name in FAULTS if name in struck]
-
-
-def _strike(target: Decision | Arrival, planned: Planned, moment: Moment) -> Strike:
-    return Strike(planned.fault.name, EFFECTS[planned.fault.name](target, moment))

@@ -14,11 +14,15 @@ import resource
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import backend as backends
+from . import faults as plans
 from . import framing, limits, prefix, sockets
 from .errors import ConfigError, FastechoError, nearest
+
+if TYPE_CHECKING:
+    from .decisions import Draws
 
 DEFAULT_ADDRESS = "127.0.0.1:12345"
 DEFAULT_LISTEN = (DEFAULT_ADDRESS,)
@@ -28,6 +32,10 @@ VARIABLES = "FASTECHO_"
 #: Of these an empty variable says something; others are as good as not set then.
 CAN_BE_EMPTY = ("prefix",)
 LOG_FORMATS = ("text", "json")
+#: Of `fault_seed`: another one at each start.
+RANDOM = "random"
+#: Settings that are a fault each, by what they say of it.
+SHORTCUTS = {"slice": "size", "delay": "time", "drop": "p"}
 
 #: The kernel's bounds (tcp(7)), each the third number: bytes that it holds of one connection's
 #: unread input, and pages that it holds for all of TCP.
@@ -38,6 +46,9 @@ _SWITCHED = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+
+
+_Parsed = TypeVar("_Parsed")
 
 
 class Kind(NamedTuple):
@@ -111,11 +122,45 @@ def _check_listen(name: str, value: object) -> tuple[str, ...]:
     return words
 
 
-def _parsed(name: str, parse: Callable[[str], object], text: str) -> None:
+def _parsed(name: str, parse: Callable[[Any], _Parsed], value: object) -> _Parsed:
     try:
-        parse(text)
+        return parse(value)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}" if name else str(error)) from None
+
+
+def _check_plan(name: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        return _parsed(name, plans.from_table, value).text
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text or a table, not {value!r}")
+    _parsed(name, plans.parse, value)
+    return value
+
+
+def _shortcut(fault: str, metavar: str) -> Kind:
+    def check(name: str, value: object) -> str:
+        if value != "":
+            _parsed(name, plans.from_table, {fault: {SHORTCUTS[fault]: value}})
+        return str(value)
+
+    return Kind(metavar, check, str)
+
+
+def _check_seed(name: str, value: object) -> object:
+    if value == RANDOM:
+        return value
+    try:
+        return limits.within(name, value, 0, limits.MAX_SEED)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (nor {RANDOM})") from None
+
+
+def _check_file(name: str, value: object) -> str:
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or "\0" in path:
+        raise ConfigError(f"{name} must be the name of a file, not {value!r}")
+    return path
 
 
 _LISTEN = Kind("[LISTEN]...", _check_listen, str.split)
@@ -205,6 +250,32 @@ class Settings:
     verbose: bool = _setting(False, _SWITCH, "Log", "A line per connection and per datagram.")
     show_cuts: bool = _setting(False, _SWITCH, "Log", "A line per message: in which recvs it came.")
     log_format: str = _setting("text", _choice(*LOG_FORMATS), "Log", "Sentences, or JSON lines.")
+    faults: str = _setting(
+        "", Kind("PLAN", _check_plan, str), "Faults", "What is done to replies on purpose.", "none"
+    )
+    fault_seed: int | str = _setting(
+        RANDOM,
+        Kind("N", _check_seed, _number(int)),
+        "Faults",
+        "What the plan's draws are made from; the same: the same faults.",
+        "random, and told",
+    )
+    fault_log: str = _setting(
+        "", Kind("FILE", _check_file, str), "Faults", "What was done, as JSON lines.", "none"
+    )
+    slice: str = _setting(
+        "",
+        _shortcut("slice", "SIZE"),
+        "Faults",
+        "Replies of streams in pieces, each alone.",
+        "none",
+    )
+    delay: str = _setting(
+        "", _shortcut("delay", "TIME"), "Faults", "Replies so much later.", "none"
+    )
+    drop: str = _setting(
+        "", _shortcut("drop", "P"), "Faults", "So many datagrams unanswered, such as 1%.", "none"
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -212,6 +283,7 @@ class Settings:
             if value is not None or each.default is not None:
                 checked = each.metadata["kind"].check(each.name, value)
                 object.__setattr__(self, each.name, checked)
+        _ = self.plan  # or it is refused here
 
     @classmethod
     def of(cls, listen: str | Iterable[str] = DEFAULT_LISTEN, **others: Any) -> Settings:
@@ -231,6 +303,33 @@ class Settings:
             return self.max_connections
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return max(1, min(soft, 2**31 - 1) - limits.RESERVED_DESCRIPTORS)
+
+    @property
+    def plan(self) -> plans.Plan:
+        """The faults, shortcuts included.
+
+        Raises:
+            ConfigError: one of them stands in `faults`, too.
+        """
+        short = {name: {key: told} for name, key in SHORTCUTS.items() if (told := vars(self)[name])}
+        written = plans.parse(self.faults)
+        for name in short:
+            if any(name == each.fault.name for each in written.faults):
+                raise ConfigError(f"{name} stands in faults already: a plan has each fault once")
+        return plans.Plan(written.faults + plans.from_table(short).faults)
+
+    def draws(self) -> Draws | None:
+        """What the plan does to each message; None: nothing, and no log of it is wanted.
+
+        With a random seed, each call has another.
+        """
+        if not self.plan and not self.fault_log:
+            return None
+        from .decisions import Draws  # not for who asks for none
+
+        random = self.fault_seed == RANDOM
+        seed = int.from_bytes(os.urandom(4)) if random else int(self.fault_seed)
+        return Draws(self.plan, seed)
 
     def worst_case(self, send_piece: int) -> tuple[int, int]:
         """The most memory that connections can make this process, and the kernel, hold.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from .. import framing, limits, prefix
+from ..faults import FAULTS
 from ..settings import DEFAULT_ADDRESS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,6 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 def specs(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     """What a shell offers for a framing."""
     return [spec for spec in framing.SPECS if spec.startswith(begun)]
+
+
+def faults(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """What a shell offers for the last fault of a plan."""
+    before, semicolon, last = begun.rpartition(";")
+    return [before + semicolon + name for name in FAULTS if name.startswith(last)]
 
 
 def target(prefix_told: str) -> Callable[[F], F]:

@@ -18,13 +18,16 @@ from .. import echo, framing
 from .. import prefix as prefixes
 from ..errors import ConfigError
 from ..events import say
+from ..faults import FAULTS
 from ..server import Server, send_piece
-from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Settings, load, misspelt
+from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Kind, Settings, load, misspelt
 from . import logs, options, raise_descriptor_limit
 
 MIB = 2**20
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-SECTIONS = ("Messages", "Limits", "Log", "Other")
+SECTIONS = ("Messages", "Limits", "Faults", "Log", "Other")
+#: What a shell offers for the values of these.
+COMPLETED = {"framing": options.specs, "faults": options.faults}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,6 +41,10 @@ SPEC is {", ".join(framing.SPECS[:-1])} or {framing.SPECS[-1]}.
 
 TEMPLATE is a text with {" ".join("{" + name + "}" for name in prefixes.NAMES)}
 in it; an empty one makes a plain echo.
+
+PLAN is faults joined by `;`, each NAME or NAME:KEY=VALUE,... with a NAME of
+{", ".join(FAULTS)};
+every one takes p=, its probability (1), and from=, the first message that it can strike.
 """
 
 
@@ -79,10 +86,16 @@ def _option(setting: Field[Any]) -> Callable[[F], F]:
     return click.option(
         f"--{name}",
         metavar=kind.metavar,
-        type=click.Choice(kind.choices) if kind.choices else str,
-        shell_complete=options.specs if setting.name == "framing" else None,
+        type=_type(kind),
+        shell_complete=COMPLETED.get(setting.name),
         help=f"{setting.metadata['told'].rstrip('.')} (default {default}).",
     )
+
+
+def _type(kind: Kind) -> Any:
+    if kind.choices:
+        return click.Choice(kind.choices)
+    return click.Path(readable=False) if kind.metavar == "FILE" else str
 
 
 def _shown(default: object) -> str:
