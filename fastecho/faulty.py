@@ -19,9 +19,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,35 +36,15 @@ if TYPE_CHECKING:
     from ._pure.selector import Selector
     from ._pure.stamping import Echo
     from .addresses import Address
-    from .decisions import Arrival, Strike
-    from .delivery import Deliveries
-    from .faults import Draws
+    from .decisions import Arrival
     from .framing import Framing
-    from .journal import Journal
-    from .loop import Loop
+    from .mischief import Mischief
 
 READING, MUTED, LINGERING, CLOSED = range(4)
 #: How connections end on purpose: names of `closed` counters.
 STALLED, TRUNCATED, RESET = "fault_stall", "fault_truncate", "fault_reset"
 #: SO_LINGER on, for no time: RST instead of FIN (socket(7)).
 ABORT = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True)
-class Mischief:
-    """What a server's misbehaving listeners and sockets share.
-
-    Attributes:
-        draws: the plan with its seed.
-        loop: for timers.
-        deliveries: asks the kernel what was read.
-        journal: the decision log, if there is one.
-    """
-
-    draws: Draws
-    loop: Loop
-    deliveries: Deliveries
-    journal: Journal | None
 
 
 class Listener(plain.Listener):
@@ -77,9 +55,6 @@ class Listener(plain.Listener):
         name: its address, for the log.
         framing: the echo's.
         others: as those of a plain listener; `shared` is the pure twin's.
-
-    Attributes:
-        struck: how often each fault struck.
     """
 
     def __init__(
@@ -96,17 +71,12 @@ class Listener(plain.Listener):
         self.mischief = mischief
         self.name = name
         self.framing = framing
-        self.struck: Counter[str] = Counter()
         #: The last connection that was made to wait in the backlog, and until when it has to.
         self._late = 0
         self._late_until = 0.0
         window = mischief.draws.plan.window
         if window is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-
-    def note(self, strikes: Iterable[Strike]) -> None:
-        """Count what struck."""
-        self.struck.update(strike.fault for strike in strikes)
 
     def _accept(self) -> bool:
         return not self._makes_wait() and super()._accept()
@@ -166,7 +136,7 @@ class Stream:
         self._told_unfinished = self._told_unread = False
         listener.selector.register(self, EVENT_READ, self)
         self._mask = EVENT_READ
-        listener.note(self._arrival.strikes)
+        mischief.note(self._arrival.strikes)
         self._record.connected(address, self._arrival.strikes)
 
     def fileno(self) -> int:
@@ -281,7 +251,7 @@ class Stream:
             self.messages += 1
             listener.messages += 1
             decision = listener.mischief.draws.reply(self._number, self.messages, reply)
-            listener.note(decision.strikes)
+            listener.mischief.note(decision.strikes)
             self._record.message(self.messages, decision.strikes, reply)
             self._stalled = decision.stall
             if not decision.stall:

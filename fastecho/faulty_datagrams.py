@@ -15,7 +15,7 @@ only what it would send is asked about here. Contract, beyond its own:
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._pure.selector import Selector
     from .addresses import Address
-    from .faulty import Mischief
+    from .mischief import Mischief
 
 #: How replies are lost on purpose: names of `unanswered` counters.
 DROPPED, OVERFLOW = "fault_drop", "fault_overflow"
@@ -82,10 +82,6 @@ class Datagrams(plain.Datagrams):
         mischief: the server's.
         name: its address, for the log.
         sock, selector, others: as those of a plain one.
-
-    Attributes:
-        struck: how often each fault struck.
-        unsent: replies that are held back.
     """
 
     def __init__(
@@ -94,9 +90,8 @@ class Datagrams(plain.Datagrams):
         super().__init__(sock, selector, *others)
         self.mischief = mischief
         self.name = name
-        self.struck: Counter[str] = Counter()
-        self.unsent = 0
-        self._unsent_bytes = 0
+        #: Replies that are held back, and bytes of them.
+        self._held = self._held_bytes = 0
         self._seen = 0
         self._peers: OrderedDict[Address, _Peer] = OrderedDict()
 
@@ -108,7 +103,7 @@ class Datagrams(plain.Datagrams):
         peer.messages += 1
         reply = prefix + message
         decision = self.mischief.draws.datagram(peer.number, peer.messages, reply)
-        self.struck.update(strike.fault for strike in decision.strikes)
+        self.mischief.note(decision.strikes)
         peer.record.received(message, time.time_ns())
         peer.record.message(peer.messages, decision.strikes, reply)
         if decision.drop:
@@ -137,13 +132,11 @@ class Datagrams(plain.Datagrams):
 
     def _hold(self, reply: _Reply, delay: float) -> bool:
         """Let it leave so much later, at the latest; whether there is room for it until then."""
-        size = len(reply.data)
-        if self.unsent >= FAULT_HELD or self._unsent_bytes + size > FAULT_HELD_BYTES:
+        if self._held >= FAULT_HELD or self._held_bytes + len(reply.data) > FAULT_HELD_BYTES:
             self._drop(OVERFLOW)
             return False
-        self.unsent += 1
-        self._unsent_bytes += size
         reply.is_held = True
+        self._count_held(reply, 1)
         self.mischief.loop.call_at(time.monotonic() + delay, partial(self._leave, reply, delay))
         return True
 
@@ -154,8 +147,7 @@ class Datagrams(plain.Datagrams):
         reply.has_left = True
         peer = reply.peer
         if reply.is_held:
-            self.unsent -= 1
-            self._unsent_bytes -= len(reply.data)
+            self._count_held(reply, -1)
         if peer.held is reply:
             peer.held = None
         self._to, self._back = peer.address, reply.back
@@ -164,6 +156,11 @@ class Datagrams(plain.Datagrams):
                 peer.record.sent((reply.message,), reply.data, delay)
         if reply.then is not None:
             self._leave(reply.then, reply.then.delay)
+
+    def _count_held(self, reply: _Reply, more: int) -> None:
+        self._held += more
+        self._held_bytes += more * len(reply.data)
+        self.mischief.held += more
 
     def _peer(self, address: Address) -> _Peer:
         """Whose it is."""

@@ -9,13 +9,14 @@ One object a line, written when it happens, each by one write. `event` says what
     sent       `messages` `bytes` `delay` `how`: one send, of one piece
     closed     `time` `how`: the reason, as `closed.REASON` counts it
 
-All but the first have `listener` (`tcp://127.0.0.1:12345`) and `connection`, its number there. Bytes
-are hexadecimal. `time` is Unix time in nanoseconds, `delay` what was planned, in seconds: after
-what was received, or within a reply after the piece before. `how` says what was known of all that
-was sent before when this piece left: `read`, `acknowledged`, `unread` (the client took too long),
-or nothing, where nothing had to be known. `faults` are what struck, each with its parameters.
+All but the first have `listener` (`tcp://127.0.0.1:12345`) and `connection`, its number there.
+Bytes are hexadecimal. `time` is Unix time in nanoseconds, `delay` what was planned, in seconds:
+after what was received, or within a reply after the piece before. `how` says what was known of all
+that was sent before when this piece left: `read`, `acknowledged`, `unread` (the client took too
+long), or nothing, where nothing had to be known. `faults` are what struck, with their parameters.
 
 What is discarded (after `stall`, `truncate`, `reset`, or a frame at fault) is not `received`.
+A `message` comes after what completed it and before what is sent of its reply.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from . import addresses
-from .errors import ConfigError, FastechoError
+from .errors import FastechoError
 from .events import say
 
 if TYPE_CHECKING:

@@ -117,9 +117,11 @@ class Pieces:
 
     def release(self, now: float) -> None:
         """Let go what has waited for others long enough."""
-        if self._swapped is not None and now >= _patience(self._swapped):
+        if self._swapped is not None and now >= (until := _patience(self._swapped)):
+            self._due = max(self._due, until)
             self._unswap()
-        if self._batch is not None and now >= self._batch.until:
+        if self._batch is not None and now >= (until := self._batch.until):
+            self._due = max(self._due, until)
             self._flush()
 
     def finish(self) -> None:

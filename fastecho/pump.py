@@ -1,9 +1,9 @@
-"""Sends a stream's pieces, each when it may leave: not before its time, nor, where it is to be read
-by itself, before what was sent ahead of it is known to have been read.
+"""Sends a stream's pieces, each when it may leave.
 
-How that is known is `fastecho.delivery`'s business. A client that reads nothing for `PATIENCE` is
-not waited for: the piece leaves then, and the log says so. Nothing here waits: `go_on` does what can
-be done now, and says when it should be called again.
+That is not before its time, nor, where it is to be read by itself, before what was sent ahead of it
+is known to have been read. How that is known is `fastecho.delivery`'s business. A client that reads
+nothing for `PATIENCE` is not waited for: the piece leaves then, and the log says so. Nothing here
+sleeps: `go_on` does what can be done now, and says when it should be called again.
 """
 
 from __future__ import annotations

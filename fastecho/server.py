@@ -26,10 +26,12 @@ from .udp import Udp
 
 if TYPE_CHECKING:
     from ._pure.datagrams import Datagrams
-    from ._pure.stamping import Echo
+    from ._pure.stamping import Echo, Stamper
     from ._pure.stream import Listener, Stream
     from .addresses import Address
     from .backend import Twin
+    from .decisions import Draws
+    from .mischief import Mischief
 
 
 class Server:
@@ -58,7 +60,10 @@ class Server:
         pattern = echo.pattern(
             twin, self.settings.framing, self.settings.prefix, self.settings.max_frame
         )
+        self._draws = self.settings.draws()
+        self.faults = f"{self._draws.plan.text}; seed {self._draws.seed}" if self._draws else ""
         self._closed = False
+        self._mischief: Mischief | None = None
         self._listeners: list[Listener] = []
         self._datagrams: list[Datagrams] = []
         with ExitStack() as undo:
@@ -68,15 +73,40 @@ class Server:
                 undo.callback(one.close)
             self._names = [(one.protocol, one.address) for one in self._bound]
             self.addresses = [one.name for one in self._bound]
+            if self._draws:
+                self._mischief = undo.enter_context(closing(self._plot(self._draws, pattern)))
             self._serve(twin, pattern)
             undo.pop_all()
+
+    def _plot(self, draws: Draws, pattern: Echo) -> Mischief:
+        """What serves with a fault plan; without one, none of its modules is loaded."""
+        from . import __version__
+        from .journal import Journal
+        from .mischief import Mischief
+
+        settings = self.settings
+        streams = [one.protocol in sockets.STREAMS for one in self._bound]
+        draws.plan.check(any(streams), not all(streams))
+        journal = Journal(settings.fault_log) if settings.fault_log else None
+        if journal is not None:
+            journal.write(
+                "start",
+                version=__version__,
+                backend=self.backend,
+                plan=draws.plan.text,
+                seed=draws.seed,
+                framing=settings.framing,
+                prefix=settings.prefix,
+                max_frame=pattern.codec.max_frame,
+                listen=self.addresses,
+            )
+        return Mischief(draws, self._loop, journal)
 
     def _serve(self, twin: Twin, pattern: Echo) -> None:
         """Put every socket on the loop."""
         settings = self.settings
         send = send_piece(settings.framing, pattern.codec.max_frame, pattern.stamper.longest)
-        shared = pure.Shared if self._plan.for_streams else twin.Shared
-        self._shared = shared(RECEIVE_BUFFER, send, settings.connections)
+        self._shared = self._kind(twin).Shared(RECEIVE_BUFFER, send, settings.connections)
         tcp = Tcp(settings.framing, settings.verbose)
         for one in self._bound:
             if one.protocol in sockets.STREAMS:
@@ -84,6 +114,11 @@ class Server:
             else:
                 stamper = twin.Stamper(pattern.stamper.parts)
                 self._datagrams.append(self._socket(twin, one, stamper))
+
+    def _kind(self, twin: Twin) -> Twin:
+        """The twin whose streams serve: those that misbehave are the pure one's."""
+        misbehave = self._mischief is not None and self._mischief.is_for_streams
+        return backends.load("pure") if misbehave else twin
 
     def _listener(self, twin: Twin, one: sockets.Bound, echo: Echo, tcp: Tcp) -> Listener:
         """What serves a socket for streams."""
@@ -100,21 +135,22 @@ class Server:
             settings.frame_timeout,
             settings.linger_timeout,
         )
-        if not self._plan.for_streams:
+        if self._mischief is None or not self._mischief.is_for_streams:
             return twin.Listener(*arguments)
         from . import faulty
 
-        cut = framing.parse(settings.framing)
-        return faulty.Listener(self._mischief(), one.name, cut, *arguments)
+        return faulty.Listener(
+            self._mischief, one.name, framing.parse(settings.framing), *arguments
+        )
 
     def _socket(self, twin: Twin, one: sockets.Bound, stamper: Stamper) -> Datagrams:
         """What serves a socket for datagrams."""
         arguments = (one.sock, self._loop.selector, stamper, Udp(), self.settings.verbose)
-        if not self._plan.for_datagrams:
+        if self._mischief is None or not self._mischief.is_for_datagrams:
             return twin.Datagrams(*arguments)
         from . import faulty_datagrams
 
-        return faulty_datagrams.Datagrams(self._mischief(), one.name, *arguments)
+        return faulty_datagrams.Datagrams(self._mischief, one.name, *arguments)
 
     @property
     def tcp_address(self) -> Address:
@@ -139,7 +175,7 @@ class Server:
         """Totals since the start, by name.
 
         `connections`, `messages`, `bytes_in`, `bytes_out`, `unanswered.REASON`, `resent.REASON`,
-        `closed.REASON`.
+        `closed.REASON`, `faults.NAME` (how often it struck).
         What is discarded after a fault is not in `bytes_in`; what came with it is.
         """
         total: Counter[str] = Counter(connections=0, messages=0, bytes_in=0, bytes_out=0)
@@ -153,6 +189,8 @@ class Server:
                 {f"unanswered.{reason}": n for reason, n in datagrams.unanswered.copy().items()}
             )
             total.update({f"resent.{reason}": n for reason, n in datagrams.resent.copy().items()})
+        if self._mischief is not None:
+            total.update({f"faults.{name}": n for name, n in self._mischief.struck.copy().items()})
         return dict(total)
 
     def run(self) -> None:
@@ -184,6 +222,8 @@ class Server:
             part.close()
         for bound in self._bound:
             bound.close()
+        if self._mischief is not None:
+            self._mischief.close()
         self._loop.close()
 
     def __enter__(self) -> Server:
@@ -202,6 +242,11 @@ class Server:
                 return address[:2]
         raise LookupError(f"this server has no {protocol} listener")
 
+    @property
+    def _held(self) -> int:
+        """Datagrams that a fault plan holds back."""
+        return self._mischief.held if self._mischief is not None else 0
+
     def _streams(self) -> list[Stream]:
         return [stream for listener in self._listeners for stream in listener.streams]
 
@@ -218,7 +263,7 @@ class Server:
             listener.close()
         for datagrams in self._datagrams:
             _repeat(datagrams, attrgetter("messages"), deadline)
-        while streams := self._streams():
+        while (streams := self._streams()) or self._held:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
