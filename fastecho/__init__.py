@@ -9,7 +9,14 @@ The map. Imports point down, or left within a row::
                     clocks; a conversation
     comparison  workloads
                     native against pure, and the work that it is measured by
-    server          settings become listeners on a loop, served until stopped, then drained
+    server  replay  settings become listeners on a loop, served until stopped, then drained; one
+                    logged connection served again
+    faulty  faulty_datagrams  mischief
+                    listeners, streams and datagram sockets that misbehave by plan; what they share
+    pump  pieces  splitting
+                    a reply sent piece by piece; what leaves when; which bytes are whose reply
+    journal  script
+                    what was done to replies, logged; one connection of such a log
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering

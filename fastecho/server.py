@@ -45,7 +45,7 @@ class Server:
         settings: what it was told.
         backend: the name of the twin that serves.
         addresses: of its listeners, as they are written: `tcp://127.0.0.1:12345`.
-        faults: what its fault plan says, with its seed; empty: it has none.
+        draws: its fault plan with its seed, if it has one, or its conversations are logged.
 
     Raises:
         ConfigError: settings that make no sense.
@@ -60,8 +60,7 @@ class Server:
         pattern = echo.pattern(
             twin, self.settings.framing, self.settings.prefix, self.settings.max_frame
         )
-        self._draws = self.settings.draws()
-        self.faults = f"{self._draws.plan.text}; seed {self._draws.seed}" if self._draws else ""
+        self.draws = self.settings.draws()
         self._closed = False
         self._mischief: Mischief | None = None
         self._listeners: list[Listener] = []
@@ -73,8 +72,8 @@ class Server:
                 undo.callback(one.close)
             self._names = [(one.protocol, one.address) for one in self._bound]
             self.addresses = [one.name for one in self._bound]
-            if self._draws:
-                self._mischief = undo.enter_context(closing(self._plot(self._draws, pattern)))
+            if self.draws is not None:
+                self._mischief = undo.enter_context(closing(self._plot(self.draws, pattern)))
             self._serve(twin, pattern)
             undo.pop_all()
 

@@ -30,7 +30,7 @@ FAILED, USAGE, UNAVAILABLE = 1, 2, 3
 #: Of a process that a signal ended, as a shell reports it.
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
-COMMANDS = ("serve", "client", "ping", "load", "report", "bench")
+COMMANDS = ("serve", "client", "ping", "load", "report", "bench", "replay")
 DEFAULT = "serve"
 
 
@@ -99,6 +99,7 @@ printf 'hello\\n' | fastecho client   send it a message, print its reply
 fastecho ping                        time its replies, once a second
 fastecho bench                       native against pure, on this machine
 fastecho load --connections 64       measure it
+fastecho --faults walk               answer right, but in ever other pieces
 """
 
 

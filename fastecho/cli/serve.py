@@ -137,6 +137,7 @@ def serve(config: str | None, print_config: bool, **flags: Any) -> int:
     gc.freeze()  # what there is now stays: without it, a full collection stops us for 5 ms
     _stop_on_signals(server)
     _say_ready(server)
+    _say_faults(server)
     server.run()
     for number in STOPPING:  # it is over: what is left cannot be hurried
         signal.signal(number, signal.SIG_IGN)
@@ -154,6 +155,14 @@ def _say_ready(server: Server) -> None:
             click.echo(f"waiting for message ... {name} ({described})", err=True)
     if sys.stderr.isatty() and (command := _client_command(server)):
         click.echo(f"try: {command}", err=True)
+
+
+def _say_faults(server: Server) -> None:
+    """That it is wrong on purpose, before anybody wonders; and how to have the same again."""
+    if server.draws is not None and server.draws.plan:
+        plan, seed = server.draws.plan.text, server.draws.seed
+        sentence = f"faults: {plan}; again the same: --fault-seed {seed}"
+        say(logging.WARNING, "faults", sentence, plan=plan, seed=seed)
 
 
 def _client_command(server: Server) -> str:
@@ -198,7 +207,7 @@ def _say_summary(counters: dict[str, int]) -> None:
             ("bytes_out", "byte out", "bytes out"),
         )
     )
-    for group in ("closed", "unanswered", "resent"):
+    for group in ("closed", "unanswered", "resent", "faults"):
         reasons = {name: n for name, n in sorted(counters.items()) if name.startswith(group + ".")}
         if reasons:
             told = ", ".join(f"{name.partition('.')[2]} {n:,}" for name, n in reasons.items())
