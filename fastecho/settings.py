@@ -158,7 +158,7 @@ def _check_seed(name: str, value: object) -> object:
 
 def _check_file(name: str, value: object) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or "\0" in path:
+    if not isinstance(path, str) or "\0" in path or path.endswith("/"):
         raise ConfigError(f"{name} must be the name of a file, not {value!r}")
     return path
 

@@ -13,6 +13,7 @@ import pytest
 import fastecho
 from fastecho import framing, prefix
 from fastecho.cli import COMMANDS, commands
+from fastecho.faults import FAULTS, Fault
 from fastecho.settings import DEFAULT_ADDRESS, DEFAULT_FILE
 
 PAGE = Path(__file__).parents[1] / "docs" / "fastecho.1"
@@ -74,6 +75,18 @@ def test_each_framing_is_on_the_page(spec: str) -> None:
 @pytest.mark.parametrize("token", prefix.NAMES)
 def test_each_token_is_on_the_page(token: str) -> None:
     assert f"{{{token}}}" in plain()
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_on_the_page_with_its_keys(fault: Fault) -> None:
+    name = re.escape(fault.name.replace("-", "\\-"))
+    pattern = rf"^\.TP\n\.B {name}\n(.*?)^\.(TP|RE)$"
+    item = re.search(pattern, PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert item, fault.name
+    assert item[1].startswith(f"({fault.sockets})") == (fault.sockets != "both")
+    if "likewise" not in item[1]:
+        told = re.findall(r"^\.B (\w+)=$", item[1], re.MULTILINE)
+        assert told == [key.name for key in fault.keys]
 
 
 def test_the_page_is_of_this_version() -> None:

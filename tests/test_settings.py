@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from processes import run
 
 import fastecho
-from fastecho import ConfigError, FastechoError, Server, cli, limits
+from fastecho import ConfigError, FastechoError, Server, cli, faults, limits
 from fastecho import settings as settings_module
 from fastecho.settings import DEFAULT_LISTEN, SETTINGS, Settings, load, misspelt
 
@@ -44,7 +44,14 @@ DEFAULTS = {
     "verbose": False,
     "show_cuts": False,
     "log_format": "text",
+    "faults": "",
+    "fault_seed": "random",
+    "fault_log": "",
+    "slice": "",
+    "delay": "",
+    "drop": "",
 }
+SHORTCUTS = ["slice", "delay", "drop"]
 
 
 def refusal(**settings: Any) -> str:
@@ -277,6 +284,12 @@ def test_print_config_prints_each_setting_as_it_was_given() -> None:
         "verbose": True,
         "show_cuts": True,
         "log_format": "json",
+        "faults": "walk:pause=1ms; jitter",
+        "fault_seed": 2**63 - 1,
+        "fault_log": "a b.jsonl",
+        "slice": "1-5",
+        "delay": "50-100ms",
+        "drop": "1%",
     }
     words = list(given_settings["listen"])  # type: ignore[call-overload]
     for name, value in given_settings.items():
@@ -364,6 +377,12 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "verbose": st.booleans(),
     "show_cuts": st.booleans(),
     "log_format": st.sampled_from(["text", "json"]),
+    "faults": st.sampled_from(["walk", "walk:pause=1ms ;stall:p=1%,from=7", "corrupt", " "]),
+    "fault_seed": st.integers(0, 2**63 - 1) | st.just("random"),
+    "fault_log": st.sampled_from(["faults.jsonl", "/tmp/a b", "é"]),
+    "slice": st.sampled_from(["1", "1-5"]),
+    "delay": st.sampled_from(["100ms", "1-2s", "0.5"]),
+    "drop": st.sampled_from(["1%", "0.01", "0"]),
 }
 #: A wrong one of each, as a text.
 WRONG = {
@@ -374,6 +393,12 @@ WRONG = {
     "verbose": "maybe",
     "show_cuts": "2",
     "log_format": "xml",
+    "faults": "walks",
+    "fault_seed": "-1",
+    "fault_log": "logs/",
+    "slice": "0",
+    "delay": "soon",
+    "drop": "101%",
     **dict.fromkeys(TIMEOUTS, "-1"),
     **dict.fromkeys([*WHOLE, "max_frame"], "0"),
 }
@@ -424,18 +449,18 @@ def test_each_setting_has_values_here() -> None:
     assert set(WRONG) == set(NAMES)
 
 
-def layers_of(name: str) -> st.SearchStrategy[list[Any]]:
+def layers_of(name: str) -> st.SearchStrategy[tuple[Any, ...]]:
     """What flag, variable and key say, from the winner down; None says nothing, True is wrong.
 
     (A text or list in a tuple is the value, so that none of them is taken for a mark.)
     """
-    said = st.none() | RIGHT[name].map(lambda value: (value,))
-    return st.lists(said | st.just(True), min_size=3, max_size=3).filter(judged_right)
-
-
-def judged_right(layers: list[Any]) -> bool:
-    winner = next((layer for layer in layers if layer is not None), None)
-    return winner is not True
+    right, nothing = RIGHT[name].map(lambda value: (value,)), st.none()
+    anything = nothing | right | st.just(True)
+    return (
+        st.tuples(right, anything, anything)
+        | st.tuples(nothing, right, anything)
+        | st.tuples(nothing, nothing, right | nothing)
+    )
 
 
 LAYERS = st.fixed_dictionaries({name: layers_of(name) for name in NAMES})
@@ -443,7 +468,7 @@ LAYERS = st.fixed_dictionaries({name: layers_of(name) for name in NAMES})
 
 @given(LAYERS)
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
-    layers: dict[str, list[Any]],
+    layers: dict[str, tuple[Any, ...]],
 ) -> None:
     """All settings at once; what is overridden may be as wrong as it likes."""
     arguments, variables, keys, due = [], {}, {}, {}
@@ -544,6 +569,12 @@ WRONG_TYPES = {
     **dict.fromkeys([*WHOLE, "max_frame"], NO_SIZE),
     **dict.fromkeys(TIMEOUTS, NO_TIME),
     **dict.fromkeys(["verbose", "show_cuts"], NO_SWITCH),
+    "faults": ["1", "true", "1.0", '["walk"]', "{walk = 1}", "{a = {}}", "07:32:00"],
+    "fault_seed": ["true", '"3"', "1.0", "inf", "-1", "9223372036854775808", "[1]", "1979-05-27"],
+    "fault_log": ["1", "true", "[]", "{a = 1}", r'"\u0000"'],
+    "slice": ["true", "1.0", "0", "-1", "[1]", "{a = 1}", '"1,pause=1ms"', '"1;walk"'],
+    "delay": ["true", "-1", "inf", "nan", "3601", "[1]", "1979-05-27", '"1ms;walk"'],
+    "drop": ["true", "-1", "1.1", "nan", "[1]", '"2"', '"1%;walk"'],
 }
 
 
@@ -634,6 +665,74 @@ def test_an_unknown_key_names_its_file_and_the_nearest(wrong: str, right: str, f
         load({right: None}, {})
     due = f"unknown key in fastecho.toml: {wrong!r}: did you mean {right}?"
     assert str(caught.value) == due
+
+
+# -- faults
+
+
+def test_a_plan_in_a_file_is_a_text_or_a_table(file: Path) -> None:
+    file.write_text('faults = "walk; slice:size=1-5,pause=5ms,p=0.5"\n')
+    written = load({}, {})
+    file.write_text('[faults]\nwalk = {}\nslice = {size = "1-5", pause = 0.005, p = 0.5}\n')
+    listed = load({}, {})
+    assert listed.plan == written.plan
+    assert listed.faults == "walk; slice:size=1-5,pause=5ms,p=0.5"
+    file.write_text("[faults]\n[faults.walk]\n[faults.slow-read]\nsize = 7\n")
+    assert load({}, {}).faults == "walk; slow-read:size=7"
+    assert tomllib.loads(printed())["faults"] == "walk; slow-read:size=7"
+
+
+def test_shortcuts_are_faults(file: Path) -> None:
+    whole = faults.parse("walk; slice:size=5; delay:time=100ms; drop:p=1%")
+    assert Settings.of(faults="walk", slice="5", delay="100ms", drop="1%").plan == whole
+    assert Settings.of(faults="walk", slice=5, delay=0.1, drop=0.01).plan == whole
+    file.write_text('slice = 5\ndelay = "0.1"\ndrop = 0.01\nfaults = "walk"\n')
+    assert load({}, {}).plan == whole
+    assert load({"drop": "0"}, {"FASTECHO_DROP": "1%"}).plan.text.endswith("; drop:p=0.0")
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_a_shortcut_for_what_the_plan_has_is_refused(name: str) -> None:
+    sentence = f"{name} stands in faults already: a plan has each fault once"
+    assert refusal(faults=f"walk;{name}", **{name: "1"}) == sentence
+    with pytest.raises(ConfigError, match=f"^{sentence}$"):
+        load({"faults": name}, {variable(name): "1"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"faults": "wakl"}, "faults: unknown fault 'wakl': did you mean walk?"),
+        ({"faults": {"walk": 1}}, "faults: walk must be a table of its keys, not 1"),
+        ({"faults": ["walk"]}, "faults must be a text or a table, not ['walk']"),
+        ({"drop": "2"}, "drop: p of drop must be a probability from 0 to 1, such as 0.01 or 1%, "),
+        ({"fault_seed": 2**63}, "fault_seed must be a whole number from 0 to 9,223,372,036,854,7"),
+        ({"fault_log": 1}, "fault_log must be the name of a file, not 1"),
+    ],
+)
+def test_what_is_wrong_with_faults_is_said(wrong: dict[str, Any], sentence: str) -> None:
+    assert refusal(**wrong).startswith(sentence)
+
+
+def test_without_faults_there_is_nothing_to_draw() -> None:
+    assert not Settings().plan
+    assert Settings(fault_seed=1).draws() is None
+
+
+def test_the_draws_are_of_the_plan_and_the_seed(tmp_path: Path) -> None:
+    chosen = Settings.of(faults="walk", drop="1%", fault_seed=5)
+    draws = chosen.draws()
+    assert draws is not None
+    assert (draws.plan, draws.seed) == (chosen.plan, 5)
+    logged = Settings.of(fault_log=tmp_path / "log", fault_seed=0).draws()
+    assert logged is not None
+    assert (logged.plan.text, logged.seed) == ("", 0)
+
+
+def test_a_seed_is_drawn_where_none_is_told() -> None:
+    seeds = {draws.seed for _ in range(9) if (draws := Settings(faults="walk").draws())}
+    assert len(seeds) > 1
+    assert max(seeds) < 2**32  # so that a person can type it
 
 
 # -- variables

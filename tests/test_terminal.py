@@ -407,12 +407,19 @@ def test_framings_are_offered(line: str) -> None:
     assert completed(f"{line} --framing", "zzz") == []
 
 
-def test_a_file_is_completed_by_the_shell() -> None:
+def test_faults_are_offered() -> None:
+    assert completed("fastecho --faults") == list(fastecho.faults.FAULTS)
+    assert completed("fastecho --faults", "s") == ["swap", "stall", "slice", "slow-read"]
+    assert completed("fastecho --faults", "walk;dr") == ["walk;drop", "walk;dribble"]
+
+
+@pytest.mark.parametrize("option", ["--config", "--fault-log"])
+def test_a_file_is_completed_by_the_shell(option: str) -> None:
     done = run(
         *(sys.executable, "-m", "fastecho"),
         variables={
             "_FASTECHO_COMPLETE": "bash_complete",
-            "COMP_WORDS": "fastecho --config ",
+            "COMP_WORDS": f"fastecho {option} ",
             "COMP_CWORD": "2",
         },
     )
