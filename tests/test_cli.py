@@ -59,6 +59,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     class Recorder:
         addresses = ()
         counters = dict.fromkeys(("connections", "messages", "bytes_in", "bytes_out"), 0)
+        draws = None
 
         def __init__(self, **options: Any) -> None:
             self.settings = Settings.of(**options)
