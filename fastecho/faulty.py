@@ -5,7 +5,8 @@ server without a plan makes none of them, and pays nothing. Contract, beyond tha
 
 - Each reply is known by itself, and a decision is made about it, once (`fastecho.faults`); what
   leaves, in which pieces and when, is up to `fastecho.pieces` and `fastecho.pump`.
-- While more than a piece of replies is to be sent, a stream is not read.
+- A stream is not read while the kernel takes no more of its replies, nor while there are more of
+  them than a piece, whatever they wait for.
 - After a stall, or once it is to be ended, its input is read and discarded.
 - One timer at a time, for whatever comes first: a piece, a look whether one was read, a reply that
   waits for others, the next slow read.
@@ -54,7 +55,7 @@ class Listener(plain.Listener):
         mischief: the server's.
         name: its address, for the log.
         framing: the echo's.
-        others: as those of a plain listener; `shared` is the pure twin's.
+        others, more: as those of a plain listener; `shared` is the pure twin's.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Listener(plain.Listener):
         selector: Selector,
         echo: Echo,
         *others: Any,
+        **more: Any,
     ) -> None:
-        super().__init__(sock, selector, echo, *others)
+        super().__init__(sock, selector, echo, *others, **more)
         self.mischief = mischief
         self.name = name
         self.framing = framing
@@ -173,7 +175,7 @@ class Stream:
         Returns:
             whether there is nothing to wait for: the stream is closed, or can be drained again.
         """
-        if self._state != CLOSED and self._reads(time.monotonic()):
+        if self._state in (READING, MUTED) and self._reads(time.monotonic()):
             more = self._receive()
             self._go_on()
             if more:
@@ -194,8 +196,13 @@ class Stream:
         if self._ended or now < self._read_at:
             return False
         if self._state == READING:
-            return not self._uncut and self._pump.unsent <= self.listener.shared.send
+            return not self._uncut and self._has_room
         return self._state != CLOSED
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether more may be answered."""
+        return not self._pump.is_blocked and self._pump.unsent <= self.listener.shared.send
 
     def _receive(self) -> bool:
         """Take what one `recv` brings; whether another may bring anything."""
@@ -276,7 +283,7 @@ class Stream:
         again: float | None = None
         while self._state != CLOSED:
             again = self._send()
-            if not self._uncut or self._pump.unsent > self.listener.shared.send:
+            if not self._uncut or not self._has_room:
                 break
             self._cut()
         if self._state in (READING, MUTED) and not self._uncut and self._pump.is_done:
