@@ -8,7 +8,8 @@ it, `head` is the piece that leaves next, `take` takes it away. Contract:
 - `coalesce` joins replies: so many, or those that there are after its `wait`, become one piece;
   what cuts one of them cuts that.
 - No piece leaves before its time, and none before another that is ahead of it.
-- Pieces of a reply that was cut are `alone`: each is to be read before anything else leaves.
+- Pieces of a reply that was cut are `alone`: each is to be read before anything else leaves. So is
+  a reply too short to be cut, where it was to be.
 - What is held (`size`) is what came: a reply is cut as its pieces leave.
 """
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Where the bandwidth is limited, what leaves at a time: so many seconds' worth.
 RATE_STEP = 0.1
+#: Faults that say how long each piece is; and all whose pieces are to be read one by one.
+SLICING = frozenset({"slice", "dribble"})
+CUTTING = SLICING | {"walk"}
 
 
 @dataclass(slots=True)
@@ -205,7 +209,7 @@ class Pieces:
         replies = batch.replies
         data = b"".join(reply.data for reply in replies)
         cuts, pause, rate = _cuts(replies), _pause(replies), _rate(replies)
-        alone = bool(cuts)
+        alone = bool(cuts) or any(_struck(reply, CUTTING) for reply in replies)
         bounds = cuts or (_strides(len(data), rate) if rate else [])
         if rate:
             due = max(due, self._free)
@@ -232,13 +236,20 @@ def _patience(reply: _Reply) -> float:
 
 
 def _cuts(replies: list[_Reply]) -> list[int]:
-    """Where the joined replies are cut."""
+    """Where the joined replies are cut; where one begins, only if its pieces have a length."""
     cuts, begin = [], 0
     for reply in replies:
         size = len(reply.data)
+        if begin and _struck(reply, SLICING):
+            cuts.append(begin)
         cuts += [begin + cut for cut in reply.decision.cuts if cut < size]
         begin += size
     return cuts
+
+
+def _struck(reply: _Reply, faults: frozenset[str]) -> bool:
+    """Whether one of these struck it; what is too short to be cut is a piece all the same."""
+    return any(strike.fault in faults for strike in reply.decision.strikes)
 
 
 def _pause(replies: list[_Reply]) -> float:

@@ -1,6 +1,6 @@
 """A plan that never strikes changes nothing: what holds of the twins' streams holds of faulty ones.
 
-The same tests, over listeners of `fastecho.faulty`. Left out are those of what only the twins' have.
+The same tests, over listeners of `fastecho.faulty`. Left out is what only the twins' have.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def made(
     loop: Any = SimpleNamespace(call_at=lambda *_: pytest.fail("nothing needs a timer"))
     mischief = Mischief(Draws(parse("duplicate:p=0"), 1), loop, None)
     cut = framing.parse(spec.spec)
-    return faulty.Listener(
-        mischief, "tcp://", cut, sock, selector, echo, pure, *rest, **timeouts
-    )
+    return faulty.Listener(mischief, "tcp://", cut, sock, selector, echo, pure, *rest, **timeouts)
 
 
 @pytest.fixture(scope="module", autouse=True)

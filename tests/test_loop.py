@@ -162,3 +162,76 @@ def test_stopping_a_closed_loop_touches_nobody_else_s_descriptor(twin):
 def test_its_descriptors_are_not_inherited(loop):
     for key in loop.selector.get_map().values():
         assert not os.get_inheritable(key.fd)
+
+
+# -- timers
+
+
+def test_timers_are_called_in_order_none_early(loop):
+    called = []
+    start = time.monotonic()
+    for number in (3, 1, 2, 1):
+        when = start + number / 100
+
+        def ring(number=number, when=when):
+            called.append(number)
+            assert time.monotonic() >= when
+            if len(called) == 4:
+                loop.stop()
+
+        loop.call_at(when, ring)
+    loop.run(idle)
+    assert called == [1, 1, 2, 3]
+
+
+def test_a_timer_cuts_the_wait_short_that_it_is_set_in(loop, byte):
+    """The loop waits for the sweep, or for a timer of next year."""
+    loop.call_at(time.monotonic() + 1e9, idle)
+
+    def on_event(mask):
+        byte.recv(1)
+        loop.call_at(time.monotonic(), loop.stop)
+
+    loop.selector.register(byte, 1, SimpleNamespace(on_event=on_event))
+    start = time.monotonic()
+    loop.run(idle)
+    assert time.monotonic() - start < module.SWEEP_INTERVAL
+
+
+def test_a_timer_that_sets_itself_again_starves_nobody(loop, byte):
+    called = []
+
+    def again():
+        called.append("timer")
+        loop.call_at(0.0, again)
+
+    def on_event(mask):
+        byte.recv(1)
+        called.append("event")
+        loop.stop()
+
+    loop.call_at(0.0, again)
+    loop.selector.register(byte, 1, SimpleNamespace(on_event=on_event))
+    loop.run(idle)
+    assert "event" in called
+
+
+def test_a_turn_calls_timers_too_and_waits_no_longer_than_they_do(loop):
+    called = []
+    loop.call_at(time.monotonic() + 0.01, lambda: called.append(1))
+    while not called:
+        loop.turn(1e6)
+    loop.call_at(0.0, lambda: called.append(2))
+    loop.turn(1e6)
+    assert called == [1, 2]
+
+
+def test_what_a_timer_raises_ends_it(loop):
+    def ring():
+        raise LookupError
+
+    loop.call_at(0.0, ring)
+    with pytest.raises(LookupError):
+        loop.run(idle)
+    loop.stop()
+    loop.run(idle)
