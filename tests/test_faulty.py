@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from misbehaved import RESET, asked, connected, ended, events, hexes, log, recvs
-from processes import PATIENCE, until
+from processes import PATIENCE, serving, until
 
 from fastecho import ConfigError, FastechoError, Server, faults, running
 from fastecho.decisions import Draws
@@ -487,3 +487,14 @@ def test_stalled_connections_do_not_hold_up_a_stop(served: Any) -> None:
         server.stop()
         assert recvs(sock) == []
     assert group(server, "closed") == {"stopped": 1}
+
+
+def test_the_daemon_says_what_it_does_wrong_and_how_often_it_did(twin: Any) -> None:
+    plan = ["--faults", "walk", "--slice", "3", "--fault-seed", "7"]
+    with serving(*plan, backend=twin.name) as daemon:
+        said = daemon.wait_line("faults: ")
+        with daemon.connect() as sock:
+            asked(sock, b"x\n", 26)
+        assert daemon.stop() == 0
+        assert said == "faults: walk; slice:size=3; again the same: --fault-seed 7"
+        assert daemon.stderr.endswith("; faults: walk 1\n")

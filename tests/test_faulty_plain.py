@@ -1,6 +1,7 @@
-"""A plan that never strikes changes nothing: what holds of the twins' streams holds of faulty ones.
+"""A plan that never strikes changes nothing: what holds of the twins holds of who misbehaves.
 
-The same tests, over listeners of `fastecho.faulty`. Left out is what only the twins' have.
+The same tests, over what `fastecho.faulty` and `fastecho.faulty_datagrams` have. Left out is what
+only the twins have.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import posts
 import pytest
 import sites
+import test_datagrams
 import test_limits_shown
 import test_stream
 from reference import Framing
 
-from fastecho import backend, faulty, framing
+from fastecho import backend, faulty, faulty_datagrams, framing
 from fastecho.decisions import Draws
 from fastecho.faults import parse
 from fastecho.mischief import Mischief
@@ -27,6 +30,20 @@ OTHERS = {
     "test_the_python_method_of_a_subclass_is_called",
 }
 TIMEOUTS = ("test_idle_", "test_frame_", "test_unfinished_", "test_unread_", "test_linger_")
+
+
+DRAWS = Draws(parse("duplicate:p=0"), 1)
+LOOP: Any = SimpleNamespace(call_at=lambda *_: pytest.fail("nothing needs a timer"))
+
+
+class Post(posts.Post):
+    """A datagram socket that would misbehave, if its plan ever struck."""
+
+    def __init__(self, *others: Any, **more: Any) -> None:
+        mischief = Mischief(DRAWS, LOOP, None)
+        make = functools.partial(faulty_datagrams.Datagrams, mischief, "udp://")
+        super().__init__(*others, **more, datagrams=make)  # type: ignore[arg-type]
+        self.stack.callback(mischief.close)
 
 
 class Site(sites.Site):
@@ -51,23 +68,27 @@ def made(
 ) -> faulty.Listener:
     shared, *rest = others
     pure = backend.load("pure").Shared(shared.receive, shared.send, shared.max_connections)
-    loop: Any = SimpleNamespace(call_at=lambda *_: pytest.fail("nothing needs a timer"))
-    mischief = Mischief(Draws(parse("duplicate:p=0"), 1), loop, None)
+    mischief = Mischief(DRAWS, LOOP, None)
     cut = framing.parse(spec.spec)
     return faulty.Listener(mischief, "tcp://", cut, sock, selector, echo, pure, *rest, **timeouts)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _faulty_sites() -> Iterator[None]:
+def _misbehaving() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(test_stream, "Site", Site)
         patch.setattr(test_limits_shown, "Site", Site)
+        patch.setattr(test_datagrams, "Post", Post)
         yield
 
 
-site, watched = test_stream.site, test_limits_shown.watched
+site, post, watched = test_stream.site, test_datagrams.post, test_limits_shown.watched
 
-for _module, _begins in ((test_stream, ("test_",)), (test_limits_shown, TIMEOUTS)):
+for _module, _begins in (
+    (test_stream, ("test_",)),
+    (test_datagrams, ("test_",)),
+    (test_limits_shown, TIMEOUTS),
+):
     for _name in vars(_module):
         if _name.startswith(_begins) and _name not in OTHERS:
-            globals()[_name] = getattr(_module, _name)
+            globals()[f"{_name}_in_{_module.__name__}"] = getattr(_module, _name)

@@ -7,6 +7,7 @@ nothing leaves them. Their addresses are those of RFC 5737 and RFC 3849, which e
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import shutil
@@ -14,15 +15,18 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from processes import PATIENCE, STAMP, read_exactly, read_to_end, until
 
 from fastecho import Server
+from fastecho.delivery import PAUSE
 from fastecho.limits import ANSWERING_PORTS
 
 CLONE_NEWNET = 0x40000000
@@ -667,3 +671,47 @@ def test_no_reset_overtakes_the_replies_before_a_fault_over_the_cable(twin: Any,
         assert read_to_end(sock) == good
         sender.join()
         assert server.counters["closed.too_long"] == 1
+
+
+# -- fault plans
+
+
+def test_of_another_machine_it_is_known_that_it_acknowledged(
+    twin: Any, lab: Lab, tmp_path: Path
+) -> None:
+    """There its kernel cannot be asked what was read: each piece waits for that, and a moment."""
+    path = tmp_path / "log"
+    with (
+        lab.server.serving(
+            "tcp://:12345", prefix="", faults="dribble", fault_log=path, backend=twin.name
+        ),
+        lab.client.connect(lab.to(V4[0])) as sock,
+    ):
+        sock.sendall(b"abc\n")
+        before = time.monotonic()
+        assert read_exactly(sock, 4) == b"abc\n"
+        assert time.monotonic() - before >= 2 * PAUSE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    known = [line["how"] for line in lines if line["event"] == "sent"]
+    assert known == ["", *["acknowledged"] * 3]
+
+
+def test_a_plan_answers_nobody_who_would_not_be_answered(twin: Any, lab: Lab) -> None:
+    """Sources can be forged; a reply that leaves twice is still one that may leave at all."""
+    with (
+        lab.server.serving(
+            "udp://0.0.0.0:12345", faults="duplicate; delay:time=1ms", backend=twin.name
+        ) as server,
+        lab.client.udp((CLIENT4, 7)) as privileged,
+        lab.client.udp((CLIENT4, PORT)) as own,
+        lab.client.udp((CLIENT4, 0)) as ordinary,
+    ):
+        for sock in (privileged, own):
+            sock.sendto(b"forged", lab.to(V4[0]))
+        ordinary.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        ordinary.sendto(b"to all", lab.to(BROADCASTS[0]))
+        ordinary.sendto(b"right", lab.to(V4[1]))
+        found = [ordinary.recvfrom(100) for _ in range(2)]
+        assert {source for _, source in found} == {(V4[1], PORT)}
+        assert all(STAMP.sub(b"", reply) == b"right" for reply, _ in found)
+    assert refusals(server) == {"privileged_port": 1, "own_port": 1, "broadcast": 1}
