@@ -6,8 +6,9 @@ does it.
 **The draws.** Whether a fault strikes, and how, is drawn for (seed, connection, message, the
 fault's name): a sequence of its own each time (`Numbers`). So a decision depends on nothing else
 that happens, nor on what was asked before, and any connection can be replayed alone. The sequence
-is BLAKE2b (RFC 7693) of these four and a block number, read as 64-bit numbers; the first decides
-`p`, the next ones the parameters. Seeds and logs of users depend on it: it never changes.
+is BLAKE2b-512 (RFC 7693) of seed, connection, message, block number (64 bits each, big-endian) and
+name, read as 64-bit numbers; the first decides `p`, the next ones the parameters. Seeds and logs of
+users depend on it: it never changes.
 
 What a fault does is a function in `EFFECTS`: it changes the decision, or the arrival, and gives
 what is logged. Nothing here does I/O or reads a clock.
