@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from fastecho import ConfigError
 from fastecho.decisions import EFFECTS
 from fastecho.faults import FAULTS, SHARED, Fault, Plan, from_table, parse
 from fastecho.quantities import Range
+from fastecho.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs" / "faults.md"
 
@@ -215,7 +218,8 @@ def test_nothing_is_done_that_is_no_fault() -> None:
 
 def rows() -> dict[str, list[str]]:
     """The table of docs/faults.md by fault: where it strikes, keys, what it does."""
-    found = re.findall(r"^\| `([a-z-]+)` \|(.*)\|$", DOCS.read_text(), re.MULTILINE)
+    table = DOCS.read_text().partition("### ")[0]
+    found = re.findall(r"^\| `([a-z-]+)` \|(.*)\|$", table, re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in found}
 
 
@@ -232,3 +236,19 @@ def test_the_docs_say_what_a_fault_strikes_and_can_be_told(fault: Fault) -> None
     ]
     assert re.findall(r"`[^`]+`", keys) == shown
     assert told == fault.told
+
+
+def test_the_plans_of_the_docs_are_right() -> None:
+    """Those in blocks that no other test runs."""
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    written = "walk; corrupt:p=0.01; delay:time=50ms-100ms,p=0.1"
+    assert Settings.of(**tomllib.loads(table)).plan.text == written
+    commands = re.findall(r"^fastecho (--.*)$", DOCS.read_text(), re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command)
+        flags = {
+            flag.removeprefix("--"): value
+            for flag, value in zip(words[::2], words[1::2], strict=True)
+        }
+        assert Settings.of(**flags).plan
