@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 
 _NUMBER = re.compile(r"([0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(?:e([+-]?[0-9]{1,3}))?(\D*)")
 _SPAN = re.compile(r"(.*?(?<!e))-(.*)", re.DOTALL)
-#: Units as powers of ten, in the order in which they are tried for writing.
+#: Units as powers of ten.
 _SHARES = {"%": -2, "": 0}
 _TIMES = {"s": 0, "ms": -3, "us": -6, "µs": -6, "": 0}
 _RATES = {"": 0, "k": 3, "M": 6, "G": 9}

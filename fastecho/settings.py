@@ -20,6 +20,7 @@ from . import backend as backends
 from . import faults as plans
 from . import framing, limits, prefix, sockets
 from .errors import ConfigError, FastechoError, nearest
+from .limits import MAX_SEED
 
 if TYPE_CHECKING:
     from .decisions import Draws
@@ -148,12 +149,11 @@ def _shortcut(fault: str, metavar: str) -> Kind:
 
 
 def _check_seed(name: str, value: object) -> object:
-    if value == RANDOM:
-        return value
-    try:
-        return limits.within(name, value, 0, limits.MAX_SEED)
-    except ConfigError as error:
-        raise ConfigError(f"{error} (nor {RANDOM})") from None
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEED
+    if not known and value != RANDOM:
+        right = f"a whole number from 0 to {MAX_SEED:,}, or {RANDOM}"
+        raise ConfigError(f"{name} must be {right}, not {value!r}")
+    return value
 
 
 def _check_file(name: str, value: object) -> str:

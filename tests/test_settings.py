@@ -707,6 +707,8 @@ def test_a_shortcut_for_what_the_plan_has_is_refused(name: str) -> None:
         ({"faults": ["walk"]}, "faults must be a text or a table, not ['walk']"),
         ({"drop": "2"}, "drop: p of drop must be a probability from 0 to 1, such as 0.01 or 1%, "),
         ({"fault_seed": 2**63}, "fault_seed must be a whole number from 0 to 9,223,372,036,854,7"),
+        ({"fault_seed": "x"}, "fault_seed must be a whole number from 0 to 9,223,372,036,854,775,"),
+        ({"fault_log": "logs/"}, "fault_log must be the name of a file, not 'logs/'"),
         ({"fault_log": 1}, "fault_log must be the name of a file, not 1"),
     ],
 )
