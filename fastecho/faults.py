@@ -12,7 +12,6 @@ of `truncate` and `reset`; of a message that `stall` or `drop` swallows nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import ConfigError, nearest
@@ -219,8 +218,7 @@ class Planned(NamedTuple):
         return f"{self.fault.name}:{','.join(pairs)}" if pairs else self.fault.name
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Faults in the order in which they were written; false if there are none."""
 
     faults: tuple[Planned, ...] = ()
