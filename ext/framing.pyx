@@ -307,6 +307,21 @@ cdef class Codec:
 
 
 @no_gc
+cdef class EndedCodec(Codec):
+    """Messages that have their end behind them: the end of the stream completes one too."""
+
+    cdef int end(self) except -1:
+        if self.finished or self.held_length == 0:
+            return Codec.end(self)
+        self.finished = True
+        if self.held_length > self.limit:
+            return self.fail(TOO_LONG)
+        self.messages += 1
+        self.offset += self.held_length
+        return 1
+
+
+@no_gc
 cdef class Pattern:
     """A delimiter, with what a search for it may fall back on; shared by a listener's streams."""
 
@@ -327,7 +342,7 @@ cdef class Pattern:
 
 
 @no_gc
-cdef class DelimiterCodec(Codec):
+cdef class DelimiterCodec(EndedCodec):
     """A message is what stands before `delimiter`, leftmost match; `line` is the delimiter LF."""
 
     def __cinit__(self, delimiter, max_frame):
@@ -437,15 +452,80 @@ cdef class DelimiterCodec(Codec):
         frame.length = frame.total - self.pattern.width
         return WHOLE
 
-    cdef int end(self) except -1:
-        if self.finished or self.held_length == 0:
-            return Codec.end(self)
-        self.finished = True
-        if self.held_length > self.limit:
-            return self.fail(TOO_LONG)
-        self.messages += 1
-        self.offset += self.held_length
-        return 1
+
+@no_gc
+cdef class Ends:
+    """Delimiters of a byte each, as a table; shared by a listener's streams."""
+
+    def __cinit__(self, bytes delimiters):
+        cdef uint8_t octet
+        self.delimiters = delimiters
+        for octet in delimiters:
+            self.among[octet] = 1
+
+
+@no_gc
+cdef class AnyDelimiterCodec(EndedCodec):
+    """A message is what stands before any one of these bytes."""
+
+    def __cinit__(self, delimiters, max_frame):
+        self.limit = valid_limit(max_frame)
+        if isinstance(delimiters, Ends):
+            self.ends = delimiters
+            return
+        if not 1 <= len(delimiters) <= MAX_DELIMITER:
+            raise ConfigError(
+                f"there can be 1 to {MAX_DELIMITER} delimiters of a byte, not {len(delimiters)}"
+            )
+        if len(set(delimiters)) < len(delimiters):
+            raise ConfigError(f"a byte stands twice among the delimiters {bytes(delimiters)!r}")
+        self.ends = Ends(bytes(delimiters))
+
+    @property
+    def delimiters(self):
+        """What ends a message, any one of them."""
+        return self.ends.delimiters
+
+    cpdef Codec fresh(self):
+        return AnyDelimiterCodec(self.ends, self.limit)
+
+    def encode(self, payload):
+        """One message as it goes on the wire."""
+        cdef bytes message = contiguous(payload)
+        self.check_length(len(message))
+        if self.scan(PyBytes_AS_STRING(message), <size_t> len(message)):
+            raise ValueError(f"the payload holds one of the delimiters {self.delimiters!r}")
+        return message + self.ends.delimiters[:1]
+
+    cdef size_t scan(self, const char* data, size_t size) noexcept:
+        """Where the first message ends, delimiter included; 0: nowhere."""
+        cdef const uint8_t* octets = <const uint8_t*> data
+        cdef const uint8_t* among = self.ends.among
+        cdef size_t i
+        for i in range(size):
+            if among[octets[i]]:
+                return i + 1
+        return 0
+
+    cdef int cut(self, const char* data, size_t size, Frame* frame) noexcept:
+        cdef size_t end = self.scan(data, size)
+        if end == 0:
+            return TOO_LONG if size > self.limit else PARTIAL
+        frame.header = 0
+        frame.total = end
+        frame.length = end - 1
+        return TOO_LONG if frame.length > self.limit else WHOLE
+
+    cdef int extend(self, const char* data, size_t size, size_t* taken, Frame* frame) except -1:
+        cdef size_t end = self.scan(data, size)
+        taken[0] = end if end else size
+        frame.header = 0
+        frame.total = self.held_length + taken[0]
+        frame.length = frame.total - (1 if end else 0)
+        if frame.length > self.limit:
+            return TOO_LONG
+        self.hold(data, taken[0])
+        return WHOLE if end else PARTIAL
 
 
 @no_gc
@@ -771,8 +851,10 @@ cdef inline size_t put_reply(
 
 
 cdef bytes contiguous(data):
-    """A copy of any contiguous bytes-like object."""
+    """A copy of any contiguous bytes-like object; bytes as they are."""
     cdef Py_buffer view
+    if type(data) is bytes:
+        return data
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         return PyBytes_FromStringAndSize(<const char*> view.buf, view.len)

@@ -34,6 +34,7 @@ class Twin(NamedTuple):
 
     name: str
     DelimiterCodec: type[framing.DelimiterCodec]
+    AnyDelimiterCodec: type[framing.AnyDelimiterCodec]
     RawCodec: type[framing.RawCodec]
     FixedCodec: type[framing.FixedCodec]
     LengthCodec: type[framing.LengthCodec]

@@ -25,8 +25,8 @@ def pattern(
     """
     cut = framing.parse(spec)
     stamper = twin.Stamper(prefix.parse(template))
-    if cut.delimiter is not None:
-        prefix.check_delimiter(template, cut.delimiter)
+    for delimiter in cut.delimiters:
+        prefix.check_delimiter(template, delimiter)
     return twin.Echo(cut.codec(twin, max_frame, stamper.longest), stamper, peer)
 
 

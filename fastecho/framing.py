@@ -1,6 +1,6 @@
 """Framing specs: how messages are marked in a stream, and the codecs that cut them out.
 
-`line`, `delimiter:HEX`, `raw`, `fixed:N`, `u8` … `u64` (`u16le` …),
+`line`, `delimiter:HEX`, `any:HEX`, `raw`, `fixed:N`, `u8` … `u64` (`u16le` …),
 `length:width=1…8[,offset=N][,adjust=N][,le]`, `varint`, `netstring`.
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SPECS = (
     "line",
     "delimiter:HEX",
+    "any:HEX",
     "raw",
     "fixed:N",
     *(f"u{8 * width}" for width in (1, 2, 3, 4, 8)),
@@ -44,8 +45,8 @@ class Framing:
 
     Attributes:
         spec: as it was written.
-        delimiter: the byte string that ends a message, or None: framings whose messages carry
-            their end in them restrict what a prefix may contain.
+        delimiters: the byte strings any of which ends a message, the one that `encode` writes
+            first; they restrict what a prefix may contain. None where messages have no such end.
         fixed: the only length that a message can have, or None.
         capacity: the longest message that a length field can announce, or None.
         overhead: the most bytes that a frame has besides its message.
@@ -54,11 +55,16 @@ class Framing:
 
     spec: str
     _make: Callable[[Twin, int], Codec]
-    delimiter: bytes | None = None
+    delimiters: tuple[bytes, ...] = ()
     fixed: int | None = None
     capacity: int | None = None
     overhead: int = 0
     frame_size: Callable[[int], int] = int
+
+    @property
+    def delimiter(self) -> bytes | None:
+        """What `encode` ends a message with, if anything."""
+        return self.delimiters[0] if self.delimiters else None
 
     def limit(self, max_frame: int | None, longest_prefix: int = 0) -> int:
         """The `max_frame` in force.
@@ -103,10 +109,10 @@ def parse(spec: str) -> Framing:
         ConfigError: it names none; the text says what is right.
     """
     name, colon, argument = spec.partition(":")
-    if name in ("delimiter", "fixed", "length"):
+    if name in _VALUED:
         if not argument:
             raise ConfigError(f"framing {spec!r} lacks its value: {_form(name)}")
-        return {"delimiter": _delimiter, "fixed": _fixed, "length": _length}[name](spec, argument)
+        return _VALUED[name](spec, argument)
     if not colon:
         if name == "line":
             return _delimited(spec, b"\n")
@@ -217,18 +223,31 @@ def _delimited(spec: str, delimiter: bytes) -> Framing:
     return Framing(
         spec,
         lambda twin, limit: twin.DelimiterCodec(delimiter, limit),
-        delimiter=delimiter,
+        delimiters=(delimiter,),
         overhead=len(delimiter),
         frame_size=lambda length: length + len(delimiter),
     )
 
 
 def _delimiter(spec: str, argument: str) -> Framing:
+    return _delimited(spec, _hexadecimal(spec, argument))
+
+
+def _any_delimiter(spec: str, argument: str) -> Framing:
+    delimiters = _hexadecimal(spec, argument)
+    return Framing(
+        spec,
+        lambda twin, limit: twin.AnyDelimiterCodec(delimiters, limit),
+        delimiters=tuple(bytes((octet,)) for octet in delimiters),
+        overhead=1,
+    )
+
+
+def _hexadecimal(spec: str, argument: str) -> bytes:
     try:
-        delimiter = bytes.fromhex(argument)
+        return bytes.fromhex(argument)
     except ValueError:
         raise ConfigError(f"{argument!r} in framing {spec!r} is not hexadecimal") from None
-    return _delimited(spec, delimiter)
 
 
 def _fixed(spec: str, argument: str) -> Framing:
@@ -282,3 +301,6 @@ def _varint(length: int) -> int:
 def _number(text: str) -> int | None:
     digits = text[1:] if text[:1] == "-" else text
     return int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else None
+
+
+_VALUED = {"delimiter": _delimiter, "any": _any_delimiter, "fixed": _fixed, "length": _length}

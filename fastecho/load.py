@@ -291,8 +291,8 @@ class Messages:
         twin.Stamper(prefix.parse(plan.prefix))  # or it says why not
         self._longest = prefix.longest(plan.prefix)
         cut = framing.parse(plan.framing) if stream else framing.parse("raw")
-        if cut.delimiter is not None:
-            prefix.check_delimiter(plan.prefix, cut.delimiter)
+        for delimiter in cut.delimiters:
+            prefix.check_delimiter(plan.prefix, delimiter)
         self._stream, self._raw = stream, cut.spec == "raw"
         self._width = prefix.width(plan.prefix)
         self._varying = cut.spec in ("varint", "netstring")
@@ -301,7 +301,7 @@ class Messages:
         self._trailer = len(cut.delimiter or (b"," if cut.spec == "netstring" else b""))
         self._encoder = cut.codec(twin, _room(cut))
         random_ = random.Random(plan.seed)
-        forbidden = set(cut.delimiter or b"")
+        forbidden = set(b"".join(cut.delimiters))
         letters = bytes(octet for octet in range(0x21, 0x7F) if octet not in forbidden)
         if len(letters) < 16:
             raise ConfigError(f"{plan.framing} leaves too few letters for a payload")

@@ -366,7 +366,7 @@ class Ping:
             encoder = self._framing.codec(backends.load(), None)
             spec, longest = replies(self._framing, encoder.max_frame, plan.prefix)
             self._codecs = encoder, framing.codec(spec, longest)
-        self._messages = Messages(size, self._framing.delimiter or b"")
+        self._messages = Messages(size, b"".join(self._framing.delimiters))
         self.result = Result(plan, self._target.name, size)
         #: Of each message: when it was sent (0: it was not), by either clock; whether it is done.
         self._sent, self._walls, self._done = array("q"), array("q"), bytearray()

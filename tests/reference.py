@@ -31,7 +31,10 @@ LONGEST = {
 
 @dataclass(frozen=True)
 class Framing:
-    """A framing and its limit. `kind` is a codec's name; the fields it does not need are unused."""
+    """A framing and its limit. `kind` is a codec's name; the fields it does not need are unused.
+
+    For `any`, each byte of `delimiter` is one.
+    """
 
     kind: str
     max_frame: int = 1 << 30
@@ -46,6 +49,8 @@ class Framing:
         match self.kind:
             case "delimiter":
                 return f"delimiter:{self.delimiter.hex()}"
+            case "any":
+                return f"any:{self.delimiter.hex()}"
             case "fixed":
                 return f"fixed:{self.max_frame}"
             case "length":
@@ -58,6 +63,8 @@ class Framing:
         match self.kind:
             case "delimiter":
                 return twin.DelimiterCodec(self.delimiter, self.max_frame)
+            case "any":
+                return twin.AnyDelimiterCodec(self.delimiter, self.max_frame)
             case "raw":
                 return twin.RawCodec()
             case "fixed":
@@ -128,6 +135,9 @@ def first(framing: Framing, rest: bytes, ended: bool) -> Frame | None:
             return Frame(rest[:limit], rest[:limit]) if len(rest) >= limit else None
         case "delimiter":
             return _delimited(framing.delimiter, limit, rest, ended)
+        case "any":
+            ends = [octet for octet in rest if octet in framing.delimiter]
+            return _delimited(bytes([*ends, framing.delimiter[0]][:1]), limit, rest, ended)
         case "netstring":
             body = _after_decimal(limit, rest)
             if body is None or len(rest) <= body[0] + body[1]:
@@ -214,6 +224,8 @@ def wire(framing: Framing, message: bytes, head: bytes = b"") -> bytes:
     match framing.kind:
         case "delimiter":
             return message + framing.delimiter
+        case "any":
+            return message + framing.delimiter[:1]
         case "varint":
             return varint(size) + message
         case "netstring":
@@ -242,7 +254,7 @@ def varint(value: int) -> bytes:
 
 def reply(framing: Framing, frame: Frame, prefix: bytes) -> bytes:
     """What goes back for a frame."""
-    if framing.kind in ("raw", "fixed", "delimiter"):
+    if framing.kind in ("raw", "fixed", "delimiter", "any"):
         return prefix + frame.wire
     return wire(framing, prefix + frame.message, frame.wire[: framing.offset])
 

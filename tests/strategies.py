@@ -14,7 +14,7 @@ from reference import LONGEST, Framing
 
 #: Delimiters that overlap themselves, share a start with a CR, or hold any byte at all.
 DELIMITERS = (b"\n", b"\r\n", b"aa", b"aba", b"ab", b"aab", b"\0", b"\xff\xfe", b"abcabcab")
-KINDS = ("delimiter", "raw", "fixed", "length", "varint", "netstring")
+KINDS = ("delimiter", "any", "raw", "fixed", "length", "varint", "netstring")
 #: The first, the last, around the seconds' ends, and now.
 TIMES = (0, 1, 999_999_999, 10**9, 1_795_347_400_123_456_789, 2**63 - 1)
 
@@ -32,6 +32,13 @@ def delimiters(draw: st.DrawFn) -> bytes:
         return draw(st.sampled_from(DELIMITERS))
     letters = st.lists(st.sampled_from(b"aabc"), min_size=1, max_size=7).map(bytes)
     return draw(st.one_of(letters, st.binary(min_size=1, max_size=4)))
+
+
+def delimiter_sets() -> st.SearchStrategy[bytes]:
+    """Delimiters of a byte each: few, or more than leave much for messages."""
+    few = st.lists(st.sampled_from(b"\n\r\0;]^-\\a"), min_size=1, max_size=4, unique=True)
+    some = st.lists(st.integers(0, 255), min_size=1, max_size=255, unique=True)
+    return st.one_of(few, some).map(bytes)
 
 
 @st.composite
@@ -67,6 +74,8 @@ def framings(draw: st.DrawFn, kinds: Sequence[str] = KINDS, reserve: int = 0) ->
     match draw(st.sampled_from(kinds)):
         case "delimiter":
             return Framing("delimiter", draw(limits), delimiter=draw(delimiters()))
+        case "any":
+            return Framing("any", draw(limits), delimiter=draw(delimiter_sets()))
         case "raw":
             return Framing("raw")
         case "length":

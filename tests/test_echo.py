@@ -45,7 +45,7 @@ def test_replies_are_what_the_reference_says(twin: Any, data: st.DataObject) -> 
     try:
         echo = Echo(wanted.spec, template, limit, backend=twin.name)
     except ConfigError:
-        assert wanted.kind == "delimiter"
+        assert wanted.kind in ("delimiter", "any")
         assume(False)
     said = echo.feed(stream, NOW)
     verdict = judge(wanted, stream)

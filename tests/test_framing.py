@@ -53,6 +53,10 @@ EXAMPLES = [
     ("delimiter:0d0a", 3, b"abcd\r\n", [], [], "too_long", 0),
     ("delimiter:6161", None, b"aaabaaa", [b"", b"ab"], [b"a"], None, 6),
     ("delimiter:616261", None, b"ababababa", [b"", b"b"], [b"ba"], None, 7),
+    ("any:0a0d00", None, b"a\nb\r\nc\0d", [b"a", b"b", b"", b"c"], [b"d"], None, 7),
+    ("any:3b2c", 3, b"abc,abc;abcd", [b"abc", b"abc"], [], "too_long", 8),
+    ("any:3b2c", 3, b"abcd;", [], [], "too_long", 0),
+    ("any:5d5e2d5c", None, b"[a]^-b\\", [b"[a", b"", b"", b"b"], [], None, 7),
     ("fixed:3", None, b"abcdef", [b"abc", b"def"], [], None, 6),
     ("u8", None, b"\1a\0\2bc", [b"a", b"", b"bc"], [], None, 6),
     ("u16", None, b"\0\1a", [b"a"], [], None, 3),
@@ -264,6 +268,7 @@ def limited() -> list[Any]:
     """(framing with limit 5, what makes a frame of a message, what still cannot be judged)."""
     rows = [
         *(Framing("delimiter", 5, delimiter=b) for b in (b"\n", b"\r\n", b"aab", b"aba", b"aa")),
+        *(Framing("any", 5, delimiter=b) for b in (b"\n", b"\r\n\0", bytes(range(32)))),
         *(Framing("length", 5, width=w, little=le) for w in (1, 2, 8) for le in (False, True)),
         Framing("length", 5, width=2, offset=3, adjust=2),
         Framing("length", 5, width=2, offset=1, adjust=-4),
@@ -469,6 +474,16 @@ def test_a_payload_that_holds_or_completes_the_delimiter_cannot_be_encoded(
     assert codec.encode(b"\r") == b"\r" + delimiter
 
 
+@pytest.mark.parametrize("end", [b";", b"\0", b"]"])
+def test_a_payload_that_holds_one_of_the_delimiters_cannot_be_encoded(
+    twin: Any, end: bytes
+) -> None:
+    codec = twin.AnyDelimiterCodec(b";\0]", 9)
+    with pytest.raises(ValueError, match=r"holds one of the delimiters b';\\x00\]'"):
+        codec.encode(b"x" + end + b"y")
+    assert codec.encode(b"x") == b"x;"
+
+
 # -- memory and work
 
 
@@ -482,6 +497,7 @@ def announcements() -> list[Any]:
         (Framing("netstring", size), b"1073741824:"),
         (Framing("fixed", size), b"x"),
         (Framing("delimiter", size, delimiter=b"\n"), b"x"),
+        (Framing("any", size, delimiter=b"\n\r"), b"x"),
     ]
     return [pytest.param(row, header, id=row.spec) for row, header in rows]
 
@@ -590,7 +606,7 @@ def test_every_framing_has_a_spec(twin: Any, wanted: Framing) -> None:
     other = wanted.codec(twin)
     assert type(codec) is type(other)
     assert codec.max_frame == other.max_frame
-    for name in ("delimiter", "size", "width", "before", "adjust", "little"):
+    for name in ("delimiter", "delimiters", "size", "width", "before", "adjust", "little"):
         assert getattr(codec, name, None) == getattr(other, name, None)
 
 
@@ -599,6 +615,7 @@ WRONG_SPECS = [
     *("delimiter", "delimiter:", "delimiter:0", "delimiter:zz", "delimiter: ", "delimiter:é"),
     *("delimiter:" + "00" * 256, "fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:1.5", "fixed:x"),
     *("fixed:1073741825", "fixed:٣", "fixed:1_0", "fixed: 1", "fixed:+1", "fixed:" + "9" * 5000),
+    *("any", "any:", "any:0", "any:zz", "any:0a0a", "any:" + bytes(range(256)).hex()),
     *("length", "length:", "length:width=0", "length:width=9", "length:offset=1"),
     *("length:width=2,width=2", "length:width=2,le,le", "length:width=2,be", "length:width=2,"),
     *("length:width=2,offset=-1", "length:width=2,offset=65537", "length:width", "length:width="),
@@ -617,7 +634,9 @@ def test_a_wrong_spec_is_one_sentence(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", ["lines", "u33", "netstrings", "", "u8le"])
 def test_an_unknown_framing_lists_the_right_ones(spec: str) -> None:
-    with pytest.raises(ConfigError, match=r"line.*delimiter:HEX.*raw.*fixed:N.*u8.*netstring"):
+    with pytest.raises(
+        ConfigError, match=r"line.*delimiter:HEX.*any:HEX.*raw.*fixed:N.*u8.*netstring"
+    ):
         framing.codec(spec)
 
 
@@ -657,6 +676,10 @@ def test_a_length_field_must_hold_the_limit(twin: Any) -> None:
         ("DelimiterCodec", (b"", 5)),
         ("DelimiterCodec", (bytes(256), 5)),
         ("DelimiterCodec", (b"\n", 0)),
+        ("AnyDelimiterCodec", (b"", 5)),
+        ("AnyDelimiterCodec", (b"\r\n\r", 5)),
+        ("AnyDelimiterCodec", (bytes(range(256)), 5)),
+        ("AnyDelimiterCodec", (b"\n", 0)),
         ("FixedCodec", (0,)),
         ("FixedCodec", (2**30 + 1,)),
         ("LengthCodec", (0, 5)),

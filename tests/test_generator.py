@@ -259,7 +259,17 @@ def test_percentiles_are_those_of_the_samples(engines: tuple[Any, Any], values: 
 
 
 WORLDS = (
-    *("line", "delimiter:0d0a", "delimiter:" + b"|".hex(), "raw", "u8", "u16", "u24le", "u32"),
+    *(
+        "line",
+        "delimiter:0d0a",
+        "delimiter:" + b"|".hex(),
+        "any:0a7c",
+        "raw",
+        "u8",
+        "u16",
+        "u24le",
+        "u32",
+    ),
     *("u64le", "length:width=3,offset=5,adjust=4", "length:width=2,adjust=-3,le"),
     *("varint", "netstring", "fixed"),
 )
@@ -287,7 +297,7 @@ def plans(
         template = template if prefix.longest(template) < 200 else "<>"
     if "adjust=4" in world:
         lengths = [max(length, 4) for length in lengths]
-    if world == "delimiter:7c":
+    if world in ("delimiter:7c", "any:0a7c"):
         template = template.replace("{peer} ", "")
     cut = framing.parse(world)
     codec = cut.codec(backend.load("pure"), None)

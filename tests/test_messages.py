@@ -302,6 +302,7 @@ def test_anything_that_reads_like_a_socket_will_do(twin: Any) -> None:
         ("line", b"", []),
         ("delimiter:0d0a", b"a\r\nb\r", [b"a", b"b\r"]),
         ("delimiter:6162", b"a", [b"a"]),
+        ("any:0d0a", b"a\r\nb", [b"a", b"", b"b"]),
         ("raw", b"a\nb", [b"a\nb"]),
     ],
 )
@@ -339,7 +340,7 @@ def test_half_a_frame_at_the_end_is_a_fault(
 # -- limits
 
 
-@pytest.mark.parametrize("kind", ["delimiter", "length", "varint", "netstring"])
+@pytest.mark.parametrize("kind", ["delimiter", "any", "length", "varint", "netstring"])
 def test_a_message_is_as_long_as_max_frame_and_no_longer(kind: str, twin: Any) -> None:
     wanted = Framing(kind, 5, delimiter=b"\r\n", width=2)
     with pair() as (ours, theirs):

@@ -110,7 +110,7 @@ class Site:
 @st.composite
 def sites(draw: st.DrawFn) -> Site:
     parts = draw(st.sampled_from(TEMPLATES))
-    kind = draw(st.sampled_from(("delimiter", *strategies.KINDS)))  # it alone has tails
+    kind = draw(st.sampled_from(("delimiter", *strategies.KINDS)))  # few have tails
     if kind == "raw":
         parts = RAW_PARTS
     forbidden = forbidden_in_delimiters(parts)

@@ -156,7 +156,9 @@ def test_echoes_are_twins(
 @given(
     seed=st.integers(0, 2**32),
     template=st.sampled_from([(), (b"[", "ctime", b"]"), ("utc", b" "), ("seq", b"/", "len")]),
-    kind=st.sampled_from(["line", "crlf", "aab", "aba", "u16", "varint", "netstring", "fixed"]),
+    kind=st.sampled_from(
+        ["line", "crlf", "any", "aab", "aba", "u16", "varint", "netstring", "fixed"]
+    ),
 )
 def test_echoes_are_twins_over_long_streams(
     twins: Twins, seed: int, template: tuple[bytes | str, ...], kind: str
@@ -166,6 +168,7 @@ def test_echoes_are_twins_over_long_streams(
     wanted = {
         "line": Framing("delimiter", limit, b"\n"),
         "crlf": Framing("delimiter", limit, b"\r\n"),
+        "any": Framing("any", limit, b"\n,0"),
         "aab": Framing("delimiter", limit, b"aab"),
         "aba": Framing("delimiter", limit, b"aba"),
         "u16": Framing("length", limit, width=2),
@@ -228,11 +231,12 @@ def test_codecs_refuse_the_same_settings(twins: Twins, name: str, arguments: lis
     ),
     limit=numbers,
 )
+@pytest.mark.parametrize("name", ["DelimiterCodec", "AnyDelimiterCodec"])
 def test_delimiter_codecs_refuse_the_same_settings(
-    twins: Twins, delimiter: bytes, limit: Any
+    twins: Twins, name: str, delimiter: bytes, limit: Any
 ) -> None:
     def made(twin: Any) -> Any:
-        return state(twin.DelimiterCodec(delimiter, limit))
+        return state(getattr(twin, name)(delimiter, limit))
 
     assert outcome(made, twins[0]) == outcome(made, twins[1])
 

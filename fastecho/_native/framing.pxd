@@ -69,8 +69,19 @@ cdef class Pattern:
     cdef size_t width
     cdef uint8_t fallback[255]
 
-cdef class DelimiterCodec(Codec):
+cdef class EndedCodec(Codec):
+    pass
+
+cdef class DelimiterCodec(EndedCodec):
     cdef Pattern pattern
+    cdef size_t scan(self, const char* data, size_t size) noexcept
+
+cdef class Ends:
+    cdef readonly bytes delimiters
+    cdef uint8_t among[256]
+
+cdef class AnyDelimiterCodec(EndedCodec):
+    cdef Ends ends
     cdef size_t scan(self, const char* data, size_t size) noexcept
 
 cdef class RawCodec(Codec):

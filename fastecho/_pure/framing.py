@@ -15,6 +15,7 @@ what a frame is, and in `_header` what its reply begins with. Contract:
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
@@ -270,7 +271,18 @@ class Codec(ABC):
             raise ValueError(f"{payload.nbytes} bytes are longer than max_frame ({self.max_frame})")
 
 
-class DelimiterCodec(Codec):
+class _EndedCodec(Codec):
+    """Messages that have their end behind them: the end of the stream completes one too."""
+
+    __slots__ = ()
+
+    def _tail(self) -> bytes:
+        if len(self._held) > self.max_frame:
+            self._too_long()
+        return bytes(self._held)
+
+
+class DelimiterCodec(_EndedCodec):
     """A message is what stands before `delimiter`, leftmost match; `line` is the delimiter LF.
 
     The tail that a stream ends with is a message too, the start of a delimiter in it included.
@@ -334,11 +346,6 @@ class DelimiterCodec(Codec):
             found = (self._held[1 - width :] + data[: width - 1]).find(self.delimiter) >= 0
             found = found or self.delimiter in data
         return found or len(self._held) + len(data) > self.max_frame
-
-    def _tail(self) -> bytes:
-        if len(self._held) > self.max_frame:
-            self._too_long()
-        return bytes(self._held)
 
     # Where the prefix is the same for all, the replies are the input with the prefix put before it
     # and after every delimiter but the last: one `bytes.replace`, Python's fastest way by far. How
@@ -450,6 +457,55 @@ class DelimiterCodec(Codec):
         return low
 
 
+class AnyDelimiterCodec(_EndedCodec):
+    """A message is what stands before any one of these bytes, and its reply ends with that one.
+
+    As `AnyDelimiterCodec` in tokio-util. One byte each: of longer ones, one could begin another
+    (CR, and CR LF), and where the input was cut would decide which of them ends a message. What
+    `encode` writes is the first.
+    """
+
+    __slots__ = ("_ends", "delimiters")
+
+    def __init__(self, delimiters: bytes, max_frame: int) -> None:
+        super().__init__(max_frame)
+        if not 1 <= len(delimiters) <= MAX_DELIMITER:
+            raise ConfigError(
+                f"there can be 1 to {MAX_DELIMITER} delimiters of a byte, not {len(delimiters)}"
+            )
+        if len(set(delimiters)) < len(delimiters):
+            raise ConfigError(f"a byte stands twice among the delimiters {bytes(delimiters)!r}")
+        self.delimiters = bytes(delimiters)
+        self._ends = re.compile(b"[%b]" % re.escape(self.delimiters))
+
+    def fresh(self) -> AnyDelimiterCodec:
+        return AnyDelimiterCodec(self.delimiters, self.max_frame)
+
+    def encode(self, payload: Buffer) -> bytes:
+        view = contiguous(payload)
+        self._check_length(view)
+        if self._ends.search(view):
+            raise ValueError(f"the payload holds one of the delimiters {self.delimiters!r}")
+        return bytes(view) + self.delimiters[:1]
+
+    def _frames(self, data: bytes) -> Iterator[Frame]:
+        begin = 0
+        for match in self._ends.finditer(data):
+            stop = match.start()
+            if stop - begin > self.max_frame:
+                return self._too_long()
+            yield begin, begin, stop, stop + 1
+            begin = stop + 1
+        if len(data) - begin > self.max_frame:
+            self._too_long()
+        return None
+
+    def _settles(self, data: bytes) -> bool:
+        if len(self._held) + len(data) > self.max_frame:
+            return True
+        return self._ends.search(data) is not None
+
+
 class RawCodec(Codec):
     """A message is whatever one `feed` brings: the tutorial's way, and its bug."""
 
@@ -462,7 +518,7 @@ class RawCodec(Codec):
         return RawCodec()
 
     def encode(self, payload: Buffer) -> bytes:
-        wire = bytes(contiguous(payload))
+        wire = as_bytes(payload)
         if not wire:
             raise ValueError("raw framing cannot carry an empty message")
         return wire
@@ -484,7 +540,7 @@ class FixedCodec(Codec):
         return FixedCodec(self.size)
 
     def encode(self, payload: Buffer) -> bytes:
-        wire = bytes(contiguous(payload))
+        wire = as_bytes(payload)
         if len(wire) != self.size:
             raise ValueError(f"fixed:{self.size} cannot carry {len(wire)} bytes")
         return wire

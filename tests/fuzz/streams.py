@@ -32,6 +32,7 @@ FRAMINGS: tuple[dict[str, Any], ...] = (
     *({"kind": "delimiter", "delimiter": delimiter} for delimiter in DELIMITERS),
     *({"kind": "length", **field} for field in LENGTHS),
     *({"kind": kind} for kind in ("raw", "fixed", "varint", "netstring")),
+    *({"kind": "any", "delimiter": ends} for ends in (b"\n", b"\n\r\0", bytes(range(1, 256)))),
 )
 #: Around the sizes at which headers get longer and the native twin changes its ways.
 LIMITS = (1, 2, 3, 8, 20, 31, 32, 33, 63, 64, 65, 126, 127, 128, 129, 255, 256, 4096, 65_536, 2**30)
