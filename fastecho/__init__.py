@@ -22,10 +22,11 @@ The map. Imports point down, or left within a row::
                     answering
     decisions  faults  quantities
                     what a fault plan does to one reply; the plan; values as people write them
-    framing  prefix  echo  sockets  delivery  clocks  dial  loop
-                    specs to codecs; templates to parts; the two as a library; LISTEN words to bound
-                    sockets; whether what was sent was read; a server's clock beside ours; a
-                    client's way to it; the selector loop
+    connections  framing  prefix  echo  sockets  delivery  clocks  dial  loop
+                    a codec's messages over sockets and asyncio; specs to codecs; templates to
+                    parts; the two as a library; LISTEN words to bound sockets; whether what was
+                    sent was read; a server's clock beside ours; a client's way to it; the selector
+                    loop
     backend         the one choice between the twins
     _pure  _native  the hot path, twice: framing, stamping, selector, stream, datagrams; and
                     generator, the engine of load
@@ -44,7 +45,9 @@ Public names:
 
     Echo                bytes in, reply bytes out (`echo`)
     framing.codec       one connection's framing: `feed`, `finish`, `encode`
-    framing.messages    the messages of a socket
+    framing.messages    the messages of a socket; `framing.connection` sends, too
+    framing.async_messages, framing.async_connection
+                        the same for asyncio's streams
     Server, running     the server, and one in a thread for tests
     backend             `name`, `load`
     FastechoError       > ConfigError; FrameError > FrameTooLong, FrameCorrupt, FrameTruncated

@@ -6,18 +6,19 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from . import backend as backends
+from .connections import AsyncConnection, AsyncMessages, Connection, Messages
 from .errors import ConfigError, nearest
 from .limits import MAX_FRAME, MAX_FRAME_CEILING, MAX_LENGTH_OFFSET, RECEIVE_BUFFER, within
 
 if TYPE_CHECKING:
     from ._pure.framing import Codec
     from .backend import Twin
+    from .connections import AsyncReader, AsyncReceiver, AsyncWriter, Receiver, Socket
 
 SPECS = (
     "line",
@@ -152,55 +153,14 @@ def codec(spec: str, max_frame: int | None = None, backend: str | None = None) -
     return parse(spec).codec(backends.load(backend), max_frame)
 
 
-class Receiver(Protocol):
-    """A socket, or what reads like one."""
-
-    def recv(self, size: int, /) -> bytes:
-        """At most so many bytes; none once the stream has ended."""
-
-
-class Messages(Iterator[bytes]):
-    """The messages of a stream, as `messages` gives them.
-
-    Attributes:
-        codec: the stream's, for its counts.
-    """
-
-    #: What one `recv` takes at most: as much as a codec's default message.
-    SIZE = 65_536
-
-    def __init__(self, sock: Receiver, codec: Codec) -> None:
-        self.codec = codec
-        self._sock = sock
-        self._ready: deque[bytes] = deque()
-        self._ended = self._raised = False
-
-    def __next__(self) -> bytes:
-        while not self._ready:
-            if self._ended:
-                self._end()
-            self._receive()
-        return self._ready.popleft()
-
-    def _receive(self) -> None:
-        data = self._sock.recv(self.SIZE)
-        self._ready.extend(self.codec.feed(data) if data else self.codec.finish())
-        self._ended = not data or self.codec.error is not None
-
-    def _end(self) -> None:
-        if self.codec.error is not None and not self._raised:
-            self._raised = True
-            raise self.codec.error
-        raise StopIteration
-
-
 def messages(
     sock: Receiver, spec: str = "line", max_frame: int | None = None, backend: str | None = None
 ) -> Messages:
     """The messages that arrive on a socket, one after the other, however they were cut on the way.
 
-    An unterminated tail is the last message with `line` and `delimiter`. What the socket raises
-    comes through, and loses nothing: after a timeout, or a BlockingIOError, go on with `next`.
+    An unterminated tail is the last message with `line`, `delimiter` and `any`. What the socket
+    raises comes through, and loses nothing: after a timeout, or a BlockingIOError, go on with
+    `next`.
 
     Args:
         sock: connected, of a stream.
@@ -213,6 +173,62 @@ def messages(
         ConfigError: a spec or limit that makes no sense.
     """
     return Messages(sock, codec(spec, max_frame, backend))
+
+
+def connection(
+    sock: Socket, spec: str = "line", max_frame: int | None = None, backend: str | None = None
+) -> Connection:
+    """The messages that arrive on a socket, as `messages` gives them, with `send` for the others.
+
+    Args and raises as for `messages`. The socket stays yours to close.
+    """
+    return Connection(sock, codec(spec, max_frame, backend))
+
+
+def async_messages(
+    reader: AsyncReader | AsyncReceiver,
+    spec: str = "line",
+    max_frame: int | None = None,
+    backend: str | None = None,
+) -> AsyncMessages:
+    """The messages that arrive on an asyncio stream: `messages` for `async for`.
+
+    A read that is cancelled, as by `asyncio.timeout`, loses nothing.
+
+    Args:
+        reader: an `asyncio.StreamReader`, or what has its `read` or trio's `receive_some`.
+        spec: the framing, as for `codec`.
+        max_frame: longest message, as for `codec`.
+        backend: as for `codec`.
+
+    Raises:
+        FrameError: by the iterator, once everything before the fault was given.
+        ConfigError: a spec or limit that makes no sense.
+    """
+    return AsyncMessages(reader, codec(spec, max_frame, backend))
+
+
+def async_connection(
+    reader: AsyncReader,
+    writer: AsyncWriter,
+    spec: str = "line",
+    max_frame: int | None = None,
+    backend: str | None = None,
+) -> AsyncConnection:
+    """The messages that arrive on an asyncio stream, with `send` for the others.
+
+    Args:
+        reader: an `asyncio.StreamReader`, as `open_connection` gives it.
+        writer: the `asyncio.StreamWriter` beside it, which stays yours to close.
+        spec: the framing, as for `codec`.
+        max_frame: longest message, as for `codec`.
+        backend: as for `codec`.
+
+    Raises:
+        FrameError: by the iterator, once everything before the fault was given.
+        ConfigError: a spec or limit that makes no sense.
+    """
+    return AsyncConnection(reader, writer, codec(spec, max_frame, backend))
 
 
 def _form(name: str) -> str:

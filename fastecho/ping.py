@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from . import addresses, clocks, dial, framing, limits, prefix, sockets
+from . import addresses, clocks, connections, dial, framing, limits, prefix, sockets
 from . import backend as backends
 from .client import quoted, replies
 from .errors import ConfigError, FastechoError
@@ -265,7 +265,7 @@ class _Stream:
     def receive(self) -> list[bytes]:
         """The replies that have come whole."""
         try:
-            data = self.sock.recv(framing.Messages.SIZE)
+            data = self.sock.recv(connections.RECEIVE)
         except BlockingIOError:
             return []
         except OSError as error:

@@ -1,10 +1,15 @@
-"""`fastecho.framing.messages`: the messages of a socket, however they were cut on the way."""
+"""`fastecho.framing.messages` and `connection`: messages over a socket, however they were cut on
+the way.
+"""
 
 from __future__ import annotations
 
+import array
+import mmap
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -18,6 +23,7 @@ from fastecho import ConfigError, FrameError, framing
 from fastecho.errors import FrameCorrupt, FrameTooLong, FrameTruncated
 
 FAULTS = {"too_long": FrameTooLong, "corrupt": FrameCorrupt, "truncated": FrameTruncated}
+FRAMED = [kind for kind in strategies.KINDS if kind != "raw"]
 #: Less than what a socket pair holds, so that one thread can be both its ends.
 ROOM = 100_000
 
@@ -395,3 +401,132 @@ def test_the_codec_is_of_the_twin_that_was_asked_for(twin: Any) -> None:
         assert given_now(messages) == [b"one"]
         codec = messages.codec
         assert (codec.messages, codec.offset, codec.pending, codec.error) == (1, 4, 2, None)
+
+
+# -- sending
+
+
+@given(st.data())
+def test_what_is_sent_is_received(twin: Any, data: st.DataObject) -> None:
+    wanted = data.draw(strategies.framings(FRAMED))
+    said = data.draw(st.lists(strategies.payloads(wanted), max_size=5))
+    with pair() as (ours, theirs):
+        here = framing.connection(ours, backend=twin.name, **spec_of(wanted))
+        sent = []
+        for message in said:
+            try:
+                here.send(message)
+            except ValueError:
+                continue
+            sent.append(message)
+        ours.shutdown(socket.SHUT_WR)
+        found = ended(framing.messages(theirs, backend=twin.name, **spec_of(wanted)))
+    assert found == (sent, None)
+
+
+def test_one_connection_reads_and_sends(twin: Any) -> None:
+    with tcp_pair() as (ours, theirs):
+        here = framing.connection(ours, "u16", backend=twin.name)
+        there = framing.connection(theirs, "u16", backend=twin.name)
+        here.send(b"one")
+        here.send(memoryview(b"two"))
+        there.send(next(there) + next(there))
+        assert next(here) == b"onetwo"
+        ours.shutdown(socket.SHUT_WR)
+        assert ended(there) == ([], None)
+        there.send(b"still")
+        assert next(here) == b"still"
+
+
+class Sluggish:
+    """A socket that takes a byte at a time, and each other time none."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.calls = 0
+
+    def recv(self, size: int) -> bytes:
+        raise AssertionError("nobody asked")
+
+    def send(self, data: memoryview) -> int:
+        self.calls += 1
+        if self.calls % 2:
+            raise BlockingIOError
+        self.taken += data[:1]
+        return 1
+
+
+def test_what_is_sent_in_part_is_sent_on(twin: Any) -> None:
+    sluggish = Sluggish()
+    here = framing.connection(sluggish, "u8", backend=twin.name)
+    with pytest.raises(BlockingIOError):
+        here.send(b"ab")
+    for left in (3, 2):
+        assert here.unsent == left
+        with pytest.raises(ValueError, match=rf"{left} bytes of the message before are unsent"):
+            here.send(b"cd")
+        with pytest.raises(BlockingIOError):
+            here.flush()
+    assert (here.unsent, sluggish.taken) == (1, b"\2a")
+    here.flush()
+    assert (here.unsent, sluggish.taken) == (0, b"\2ab")
+    with pytest.raises(BlockingIOError):
+        here.send(b"")
+    here.flush()
+    here.flush()
+    assert sluggish.taken == b"\2ab\0"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001], ids=["non-blocking", "timeout"])
+def test_a_message_larger_than_the_kernel_takes_is_sent_whole(timeout: float, twin: Any) -> None:
+    message = bytes(range(256)) * 4000
+    with pair(timeout=0) as (ours, theirs):
+        ours.settimeout(timeout)
+        here = framing.connection(ours, "u32", len(message), twin.name)
+        there = framing.messages(theirs, "u32", len(message), twin.name)
+        step, found = lambda: here.send(message), []
+        for _ in range(10_000):
+            with suppress(BlockingIOError, TimeoutError):
+                step()
+            step = here.flush
+            found += given_now(there)
+            if found:
+                break
+        assert found == [message]
+        assert here.unsent == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("line", b"a\nb"), ("u8", bytes(256)), ("fixed:2", b"abc"), ("raw", b""), ("any:3b", b";")],
+)
+def test_what_cannot_be_said_is_not_begun(spec: str, message: bytes, twin: Any) -> None:
+    with pair(timeout=0) as (ours, theirs):
+        here = framing.connection(ours, spec, backend=twin.name)
+        with pytest.raises(ValueError, match=r"."):
+            here.send(message)
+        assert here.unsent == 0
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+def test_a_peer_that_has_gone_is_the_sockets_to_tell(twin: Any) -> None:
+    with pair() as (ours, theirs):
+        theirs.close()
+        with pytest.raises(BrokenPipeError):
+            framing.connection(ours, backend=twin.name).send(b"hello")
+
+
+def test_messages_are_of_any_contiguous_buffer(twin: Any) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"-" * 10 + b"mapped")
+        file.flush()
+        with mmap.mmap(file.fileno(), 0) as mapped, memoryview(mapped) as view, pair() as both:
+            here, there = (framing.connection(sock, "u8", backend=twin.name) for sock in both)
+            with view[10:] as tail:
+                here.send(tail)
+            here.send(array.array("H", [0x6161, 0x6262]))
+            here.send(bytearray(b"grown"))
+            with pytest.raises(BufferError, match="contiguous"):
+                here.send(memoryview(b"abcd")[::2])
+            assert [next(there), next(there), next(there)] == [b"mapped", b"aabb", b"grown"]
