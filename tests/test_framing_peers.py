@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ import strategies
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Framing
+
+from fastecho import framing
 
 LIMIT = 300
 #: Around the limit, and where a length gets another digit or another byte.
@@ -132,6 +135,39 @@ def test_of_a_damaged_stream_twisted_and_we_hear_the_same(
     we, they = ours(wanted.codec(twin), recvs), theirs(receivers, (name, delimiter, limit), recvs)
     assert we.messages == they.messages
     assert we.at_fault or not they.at_fault
+
+
+# -- what docs/framing.md says of other protocols
+
+
+def tpkt(body: bytes) -> bytes:
+    """RFC 1006, 6: version, reserved, a length that counts these four bytes too."""
+    return struct.pack(">BBH", 3, 0, 4 + len(body)) + body
+
+
+def giop(body: bytes) -> bytes:
+    """CORBA's: magic, version, flags (big-endian), type, length."""
+    return b"GIOP" + struct.pack(">BBBBI", 1, 1, 0, 0, len(body)) + body
+
+
+def fastcgi(body: bytes) -> bytes:
+    """FastCGI's: version, type, request, length; no padding and a reserved byte are in the rest."""
+    return struct.pack(">BBHH", 1, 5, 7, len(body) - 2) + body
+
+
+PROTOCOLS = [
+    (tpkt, "length:width=2,offset=2,adjust=-4"),
+    (giop, "length:width=4,offset=8"),
+    (fastcgi, "length:width=2,offset=4,adjust=2"),
+]
+
+
+@pytest.mark.parametrize(("written", "spec"), PROTOCOLS, ids=[spec for _, spec in PROTOCOLS])
+def test_headers_of_other_protocols_have_a_spec(twin: Any, written: Any, spec: str) -> None:
+    bodies = [b"\0\0", b"\0\0content", b"\0\0" + bytes(1000)]
+    stream = b"".join(map(written, bodies))
+    recvs = strategies.pieces(stream, range(1, len(stream)))
+    assert ours(framing.codec(spec, backend=twin.name), recvs) == (bodies, False)
 
 
 # -- protobuf
