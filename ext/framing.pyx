@@ -10,9 +10,9 @@ from cython cimport no_gc
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcpy, memset
 
 from fastecho.errors import ConfigError, FrameCorrupt, FrameTooLong, FrameTruncated
 from fastecho.limits import (
@@ -454,77 +454,122 @@ cdef class DelimiterCodec(EndedCodec):
 
 
 @no_gc
-cdef class Ends:
-    """Delimiters of a byte each, as a table; shared by a listener's streams."""
+cdef class Automaton:
+    """What finds any of some delimiters, a byte at a time; shared by a listener's streams.
 
-    def __cinit__(self, bytes delimiters):
-        cdef uint8_t octet
-        self.delimiters = delimiters
-        for octet in delimiters:
-            self.among[octet] = 1
+    Aho and Corasick (1975). A state is the longest start of a delimiter that was just read; 0 is
+    none. `after` is the state behind another byte, `depth` the bytes of a state, `width` those of
+    the longest delimiter that ends with it.
+    """
+
+    def __cinit__(self, delimiters):
+        cdef uint8_t fallback[256]    # of a state: that of its longest end that is a state, too
+        cdef size_t state
+        cdef uint8_t octet, child
+        self.delimiters = any_of(delimiters)
+        known = {each[:size] for each in self.delimiters for size in range(len(each) + 1)}
+        starts = sorted(known, key=len)
+        numbers = {start: number for number, start in enumerate(starts)}
+        children = [[] for _ in starts]
+        for start in starts[1:]:
+            before = len(start) - 1
+            children[numbers[start[:before]]].append((start[before], numbers[start]))
+        self.after = <States*> PyMem_Malloc(sizeof(States) * <size_t> len(starts))
+        if self.after == NULL:
+            raise MemoryError
+        memset(self.after[0], 0, sizeof(States))
+        fallback[0] = 0
+        for state, start in enumerate(starts):    # the shortest first: fallbacks are done before
+            self.depth[state] = <uint8_t> len(start)
+            ends = [len(each) for each in self.delimiters if start.endswith(each)]
+            self.width[state] = max(ends, default=0)
+            if state:
+                memcpy(self.after[state], self.after[fallback[state]], sizeof(States))
+            for octet, child in children[state]:
+                fallback[child] = self.after[state][octet]
+                self.after[state][octet] = child
+
+    def __dealloc__(self):
+        PyMem_Free(self.after)
 
 
 @no_gc
 cdef class AnyDelimiterCodec(EndedCodec):
-    """A message is what stands before any one of these bytes."""
+    """A message is what stands before any one of these, and its reply ends with that one."""
 
     def __cinit__(self, delimiters, max_frame):
         self.limit = valid_limit(max_frame)
-        if isinstance(delimiters, Ends):
-            self.ends = delimiters
-            return
-        if not 1 <= len(delimiters) <= MAX_DELIMITER:
-            raise ConfigError(
-                f"there can be 1 to {MAX_DELIMITER} delimiters of a byte, not {len(delimiters)}"
-            )
-        if len(set(delimiters)) < len(delimiters):
-            raise ConfigError(f"a byte stands twice among the delimiters {bytes(delimiters)!r}")
-        self.ends = Ends(bytes(delimiters))
+        if isinstance(delimiters, Automaton):
+            self.automaton = delimiters
+        else:
+            self.automaton = Automaton(delimiters)
 
     @property
     def delimiters(self):
         """What ends a message, any one of them."""
-        return self.ends.delimiters
+        return self.automaton.delimiters
 
     cpdef Codec fresh(self):
-        return AnyDelimiterCodec(self.ends, self.limit)
+        return AnyDelimiterCodec(self.automaton, self.limit)
 
     def encode(self, payload):
         """One message as it goes on the wire."""
         cdef bytes message = contiguous(payload)
         self.check_length(len(message))
-        if self.scan(PyBytes_AS_STRING(message), <size_t> len(message)):
-            raise ValueError(f"the payload holds one of the delimiters {self.delimiters!r}")
-        return message + self.ends.delimiters[:1]
+        cdef bytes first = self.automaton.delimiters[0]
+        cdef bytes wire = message + first
+        cdef uint8_t state = 0
+        cdef size_t end = self.scan(PyBytes_AS_STRING(wire), <size_t> len(wire), &state)
+        if end != <size_t> len(wire) or self.automaton.width[state] != len(first):
+            listed = " ".join(map(repr, self.delimiters))
+            raise ValueError(f"the payload holds, or completes, one of {listed}")
+        return wire
 
-    cdef size_t scan(self, const char* data, size_t size) noexcept:
-        """Where the first message ends, delimiter included; 0: nowhere."""
+    cdef size_t scan(self, const char* data, size_t size, uint8_t* state) noexcept:
+        """Where the first delimiter ends, from that state on; 0: nowhere. The state there."""
         cdef const uint8_t* octets = <const uint8_t*> data
-        cdef const uint8_t* among = self.ends.among
-        cdef size_t i
-        for i in range(size):
-            if among[octets[i]]:
-                return i + 1
+        cdef const States* after = self.automaton.after
+        cdef const uint8_t* width = self.automaton.width
+        cdef uint8_t now = state[0]
+        cdef size_t i = 0
+        while i < size:
+            if now == 0:    # most bytes begin nothing: no look waits for the one before
+                while i < size and after[0][octets[i]] == 0:
+                    i += 1
+                if i == size:
+                    break
+            now = after[now][octets[i]]
+            i += 1
+            if width[now]:
+                state[0] = now
+                return i
+        state[0] = now
         return 0
 
     cdef int cut(self, const char* data, size_t size, Frame* frame) noexcept:
-        cdef size_t end = self.scan(data, size)
+        cdef size_t end
+        self.matched = 0
+        end = self.scan(data, size, &self.matched)
         if end == 0:
-            return TOO_LONG if size > self.limit else PARTIAL
+            return TOO_LONG if size - self.automaton.depth[self.matched] > self.limit else PARTIAL
         frame.header = 0
         frame.total = end
-        frame.length = end - 1
+        frame.length = end - self.automaton.width[self.matched]
+        self.matched = 0
         return TOO_LONG if frame.length > self.limit else WHOLE
 
     cdef int extend(self, const char* data, size_t size, size_t* taken, Frame* frame) except -1:
-        cdef size_t end = self.scan(data, size)
-        taken[0] = end if end else size
+        cdef size_t end = self.scan(data, size, &self.matched)
+        cdef uint8_t state = self.matched
+        cdef size_t read = end if end else size
+        taken[0] = read
         frame.header = 0
-        frame.total = self.held_length + taken[0]
-        frame.length = frame.total - (1 if end else 0)
+        frame.total = self.held_length + read
+        frame.length = frame.total
+        frame.length -= self.automaton.width[state] if end else self.automaton.depth[state]
         if frame.length > self.limit:
             return TOO_LONG
-        self.hold(data, taken[0])
+        self.hold(data, read)
         return WHOLE if end else PARTIAL
 
 
@@ -819,6 +864,25 @@ cdef object checked(str name, value, int64_t low, int64_t high):
         if not overflow and low <= number <= high:
             return value
     return within(name, value, low, high)
+
+
+cdef tuple any_of(delimiters):
+    """These delimiters, if any one of them can end a message."""
+    cdef tuple known = tuple(map(bytes, delimiters))
+    if not all(known) or not 1 <= sum(map(len, known)) <= MAX_DELIMITER:
+        raise ConfigError(
+            f"delimiters have 1 to {MAX_DELIMITER} bytes together, and each at least 1: not"
+            f" {' '.join(map(str, map(len, known))) or 'none'}"
+        )
+    if len(set(known)) < len(known):
+        raise ConfigError("a delimiter stands twice")
+    for one in known:
+        for other in known:
+            if other in one[: len(one) - 1]:
+                raise ConfigError(
+                    f"delimiter {one!r} would never be met: {other!r} in it ends first"
+                )
+    return known
 
 
 cdef object valid_limit(max_frame):

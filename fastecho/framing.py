@@ -1,6 +1,6 @@
 """Framing specs: how messages are marked in a stream, and the codecs that cut them out.
 
-`line`, `delimiter:HEX`, `any:HEX`, `raw`, `fixed:N`, `u8` … `u64` (`u16le` …),
+`line`, `delimiter:HEX`, `any:HEX,HEX`, `raw`, `fixed:N`, `u8` … `u64` (`u16le` …),
 `length:width=1…8[,offset=N][,adjust=N][,le]`, `varint`, `netstring`.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SPECS = (
     "line",
     "delimiter:HEX",
-    "any:HEX",
+    "any:HEX,HEX",
     "raw",
     "fixed:N",
     *(f"u{8 * width}" for width in (1, 2, 3, 4, 8)),
@@ -250,12 +250,12 @@ def _delimiter(spec: str, argument: str) -> Framing:
 
 
 def _any_delimiter(spec: str, argument: str) -> Framing:
-    delimiters = _hexadecimal(spec, argument)
+    delimiters = tuple(_hexadecimal(spec, each) for each in argument.split(","))
     return Framing(
         spec,
         lambda twin, limit: twin.AnyDelimiterCodec(delimiters, limit),
-        delimiters=tuple(bytes((octet,)) for octet in delimiters),
-        overhead=1,
+        delimiters=delimiters,
+        overhead=max(map(len, delimiters)),
     )
 
 

@@ -33,7 +33,7 @@ LONGEST = {
 class Framing:
     """A framing and its limit. `kind` is a codec's name; the fields it does not need are unused.
 
-    For `any`, each byte of `delimiter` is one.
+    For `any`, `others` are delimiters besides the first.
     """
 
     kind: str
@@ -43,6 +43,12 @@ class Framing:
     offset: int = 0
     adjust: int = 0
     little: bool = False
+    others: tuple[bytes, ...] = ()
+
+    @property
+    def ends(self) -> tuple[bytes, ...]:
+        """The delimiters."""
+        return (self.delimiter, *self.others) if self.delimiter else ()
 
     @property
     def spec(self) -> str:
@@ -50,7 +56,7 @@ class Framing:
             case "delimiter":
                 return f"delimiter:{self.delimiter.hex()}"
             case "any":
-                return f"any:{self.delimiter.hex()}"
+                return "any:" + ",".join(end.hex() for end in self.ends)
             case "fixed":
                 return f"fixed:{self.max_frame}"
             case "length":
@@ -64,7 +70,7 @@ class Framing:
             case "delimiter":
                 return twin.DelimiterCodec(self.delimiter, self.max_frame)
             case "any":
-                return twin.AnyDelimiterCodec(self.delimiter, self.max_frame)
+                return twin.AnyDelimiterCodec(self.ends, self.max_frame)
             case "raw":
                 return twin.RawCodec()
             case "fixed":
@@ -133,11 +139,8 @@ def first(framing: Framing, rest: bytes, ended: bool) -> Frame | None:
             return Frame(rest, rest)
         case "fixed":
             return Frame(rest[:limit], rest[:limit]) if len(rest) >= limit else None
-        case "delimiter":
-            return _delimited(framing.delimiter, limit, rest, ended)
-        case "any":
-            ends = [octet for octet in rest if octet in framing.delimiter]
-            return _delimited(bytes([*ends, framing.delimiter[0]][:1]), limit, rest, ended)
+        case "delimiter" | "any":
+            return _delimited(framing.ends, limit, rest, ended)
         case "netstring":
             body = _after_decimal(limit, rest)
             if body is None or len(rest) <= body[0] + body[1]:
@@ -162,23 +165,27 @@ def first(framing: Framing, rest: bytes, ended: bool) -> Frame | None:
     return Frame(rest[: start + length], rest[start : start + length])
 
 
-def _delimited(delimiter: bytes, limit: int, rest: bytes, ended: bool) -> Frame | None:
-    message, found, _ = rest.partition(delimiter)
-    if found:
+def _delimited(ends: tuple[bytes, ...], limit: int, rest: bytes, ended: bool) -> Frame | None:
+    # Which ends first; of those that end at the same byte, the longest.
+    places = [(rest.find(end) + len(end), -len(end)) for end in ends if end in rest]
+    if places:
+        stop, width = min(places)
+        message = rest[: stop + width]
         if len(message) > limit:
             raise Fault("too_long")
-        return Frame(message + found, message)
+        return Frame(rest[:stop], message)
     if ended:
         if len(rest) > limit:
             raise Fault("too_long")
         return Frame(rest, rest)
     if len(rest) <= limit:
         return None
-    # The delimiter must begin within the limit, and what is there of it must be its start.
-    earliest = max(0, len(rest) - len(delimiter))
-    if not any(delimiter.startswith(rest[place:]) for place in range(earliest, limit + 1)):
-        raise Fault("too_long")
-    return None
+    # A delimiter must begin within the limit, and what is there of it must be its start.
+    for end in ends:
+        earliest = max(0, len(rest) - len(end))
+        if any(end.startswith(rest[place:]) for place in range(earliest, limit + 1)):
+            return None
+    raise Fault("too_long")
 
 
 def _after_decimal(limit: int, rest: bytes) -> tuple[int, int] | None:
@@ -222,10 +229,8 @@ def wire(framing: Framing, message: bytes, head: bytes = b"") -> bytes:
     """A frame with this message; `head` is what stands before a length field."""
     size = len(message)
     match framing.kind:
-        case "delimiter":
+        case "delimiter" | "any":
             return message + framing.delimiter
-        case "any":
-            return message + framing.delimiter[:1]
         case "varint":
             return varint(size) + message
         case "netstring":

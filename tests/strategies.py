@@ -34,11 +34,16 @@ def delimiters(draw: st.DrawFn) -> bytes:
     return draw(st.one_of(letters, st.binary(min_size=1, max_size=4)))
 
 
-def delimiter_sets() -> st.SearchStrategy[bytes]:
-    """Delimiters of a byte each: few, or more than leave much for messages."""
-    few = st.lists(st.sampled_from(b"\n\r\0;]^-\\a"), min_size=1, max_size=4, unique=True)
-    some = st.lists(st.integers(0, 255), min_size=1, max_size=255, unique=True)
-    return st.one_of(few, some).map(bytes)
+@st.composite
+def delimiter_sets(draw: st.DrawFn) -> list[bytes]:
+    """Delimiters none of which holds another but at its end; or many, of a byte each."""
+    if draw(st.integers(0, 9)) == 0:
+        many = st.integers(0, 255).map(lambda octet: bytes([octet]))
+        return draw(st.lists(many, min_size=1, max_size=40, unique=True))
+    known = [[b"\n", b"\r\n"], [b"\r\n", b"\n", b"\0"], [b";", b"]", b"^", b"-", b"\\"]]
+    some = st.lists(delimiters(), min_size=1, max_size=5, unique=True)
+    drawn = draw(st.one_of(st.sampled_from(known), some))
+    return [one for one in drawn if not any(other in one[:-1] for other in drawn)]
 
 
 @st.composite
@@ -75,7 +80,8 @@ def framings(draw: st.DrawFn, kinds: Sequence[str] = KINDS, reserve: int = 0) ->
         case "delimiter":
             return Framing("delimiter", draw(limits), delimiter=draw(delimiters()))
         case "any":
-            return Framing("any", draw(limits), delimiter=draw(delimiter_sets()))
+            first, *others = draw(delimiter_sets())
+            return Framing("any", draw(limits), delimiter=first, others=tuple(others))
         case "raw":
             return Framing("raw")
         case "length":
@@ -94,11 +100,12 @@ def payloads(draw: st.DrawFn, framing: Framing) -> bytes:
     if 0 < framing.adjust <= 1000:
         sizes = st.integers(framing.adjust, framing.adjust + 5)
     size = draw(sizes)
-    odd = framing.delimiter * 3 + b"\r\n0:,\x80x"
+    odd = b"".join(framing.ends[:9]) * 3 + b"\r\n0:,\x80x"
     odd_ones = st.lists(st.sampled_from(odd), min_size=1, max_size=6).map(bytes)
     motif = st.one_of(odd_ones, st.binary(min_size=1))
     if framing.delimiter:  # nearly a delimiter, over and over
-        starts = [framing.delimiter[:size] for size in range(1, len(framing.delimiter))] or [b"x"]
+        starts = [end[:size] for end in framing.ends for size in range(1, len(end))]
+        starts += [*framing.others, b"x"]
         nearly = st.lists(st.sampled_from(starts), min_size=1, max_size=4).map(b"".join)
         motif = st.one_of(nearly, motif)
     return (draw(motif) * size)[:size]

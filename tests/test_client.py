@@ -41,7 +41,7 @@ ELSE = r"\(is the server's --framing line, too\?\)"
 SPECS = (
     "line",
     "delimiter:0d0a",
-    "any:0a00",
+    "any:0a,00",
     "raw",
     "fixed:5",
     "u8",

@@ -41,7 +41,7 @@ STAMP = r"\[\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\]"
 SPECS = (
     "line",
     "delimiter:0d0a",
-    "any:0a00",
+    "any:0a,00",
     "raw",
     "fixed:5",
     "u8",

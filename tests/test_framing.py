@@ -53,10 +53,13 @@ EXAMPLES = [
     ("delimiter:0d0a", 3, b"abcd\r\n", [], [], "too_long", 0),
     ("delimiter:6161", None, b"aaabaaa", [b"", b"ab"], [b"a"], None, 6),
     ("delimiter:616261", None, b"ababababa", [b"", b"b"], [b"ba"], None, 7),
-    ("any:0a0d00", None, b"a\nb\r\nc\0d", [b"a", b"b", b"", b"c"], [b"d"], None, 7),
-    ("any:3b2c", 3, b"abc,abc;abcd", [b"abc", b"abc"], [], "too_long", 8),
-    ("any:3b2c", 3, b"abcd;", [], [], "too_long", 0),
-    ("any:5d5e2d5c", None, b"[a]^-b\\", [b"[a", b"", b"", b"b"], [], None, 7),
+    ("any:0a,0d,00", None, b"a\nb\r\nc\0d", [b"a", b"b", b"", b"c"], [b"d"], None, 7),
+    ("any:0a,0d0a", None, b"a\nb\r\nc\rd\r", [b"a", b"b"], [b"c\rd\r"], None, 5),
+    ("any:0d0a,0a", 3, b"abc\r\nabc\nabc\r", [b"abc", b"abc"], [], "too_long", 9),
+    ("any:3b,2c", 3, b"abc,abc;abcd", [b"abc", b"abc"], [], "too_long", 8),
+    ("any:3b,2c", 3, b"abcd;", [], [], "too_long", 0),
+    ("any:5d,5e,2d,5c", None, b"[a]^-b\\", [b"[a", b"", b"", b"b"], [], None, 7),
+    ("any:616263,6263", None, b"xabcbcabxbc", [b"x", b"", b"abx"], [], None, 11),
     ("fixed:3", None, b"abcdef", [b"abc", b"def"], [], None, 6),
     ("u8", None, b"\1a\0\2bc", [b"a", b"", b"bc"], [], None, 6),
     ("u16", None, b"\0\1a", [b"a"], [], None, 3),
@@ -226,7 +229,21 @@ def test_the_state_between_recvs_is_what_the_reference_says(twin: Any, data: st.
 @pytest.mark.parametrize("limit", [1, 2, 3])
 @pytest.mark.parametrize("delimiter", [b"a", b"aa", b"ab", b"aab", b"aba", b"abab", b"aabb"])
 def test_every_short_stream_of_two_letters(twin: Any, delimiter: bytes, limit: int) -> None:
-    wanted = Framing("delimiter", limit, delimiter)
+    of_two_letters(twin, Framing("delimiter", limit, delimiter))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize(
+    "ends",
+    [(b"ab", b"b"), (b"b", b"aab", b"ab"), (b"aa", b"b"), (b"ba", b"aab"), (b"abb", b"bb", b"aa")],
+)
+def test_every_short_stream_with_several_delimiters(
+    twin: Any, ends: tuple[bytes, ...], limit: int
+) -> None:
+    of_two_letters(twin, Framing("any", limit, ends[0], others=ends[1:]))
+
+
+def of_two_letters(twin: Any, wanted: Framing) -> None:
     for size in range(1, 9):
         for stream in map(bytes, itertools.product(b"ab", repeat=size)):
             verdict = judge(wanted, stream)
@@ -254,6 +271,24 @@ def test_a_delimiter_is_found_behind_starts_and_ends_of_it(twin: Any, delimiter:
             assert messages == judge(wanted, stream).messages, stream
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Framing("delimiter", 99, b"abcabcab"),
+        Framing("any", 99, b"abcabcab", others=(b"bb", b"\n", b"cabcabd")),
+    ],
+    ids=lambda wanted: wanted.kind,
+)
+def test_a_delimiter_is_found_at_every_pair_of_cuts(twin: Any, wanted: Framing) -> None:
+    """Also where nothing stands before it."""
+    stream = (wanted.delimiter + b"x" + wanted.delimiter) * 2
+    messages = judge(wanted, stream).messages
+    for places in itertools.combinations(range(len(stream)), 2):
+        codec = wanted.codec(twin)
+        recvs = strategies.pieces(stream, places)
+        assert [message for data in recvs for message in codec.feed(data)] == messages
+
+
 def test_a_raw_message_is_what_one_recv_brought(twin: Any) -> None:
     codec = twin.RawCodec()
     assert codec.feed(b"he") + codec.feed(b"") + codec.feed(b"llo\n") == [b"he", b"llo\n"]
@@ -268,7 +303,9 @@ def limited() -> list[Any]:
     """(framing with limit 5, what makes a frame of a message, what still cannot be judged)."""
     rows = [
         *(Framing("delimiter", 5, delimiter=b) for b in (b"\n", b"\r\n", b"aab", b"aba", b"aa")),
-        *(Framing("any", 5, delimiter=b) for b in (b"\n", b"\r\n\0", bytes(range(32)))),
+        Framing("any", 5, delimiter=b"\n"),
+        Framing("any", 5, delimiter=b"\r\n", others=(b"\n", b"\0")),
+        Framing("any", 5, delimiter=b"aab", others=(b"ab", b"ba", b"cc")),
         *(Framing("length", 5, width=w, little=le) for w in (1, 2, 8) for le in (False, True)),
         Framing("length", 5, width=2, offset=3, adjust=2),
         Framing("length", 5, width=2, offset=1, adjust=-4),
@@ -478,10 +515,18 @@ def test_a_payload_that_holds_or_completes_the_delimiter_cannot_be_encoded(
 def test_a_payload_that_holds_one_of_the_delimiters_cannot_be_encoded(
     twin: Any, end: bytes
 ) -> None:
-    codec = twin.AnyDelimiterCodec(b";\0]", 9)
-    with pytest.raises(ValueError, match=r"holds one of the delimiters b';\\x00\]'"):
+    codec = twin.AnyDelimiterCodec((b";", b"\0", b"]"), 9)
+    with pytest.raises(ValueError, match=r"holds, or completes, one of b';' b'\\x00' b'\]'"):
         codec.encode(b"x" + end + b"y")
     assert codec.encode(b"x") == b"x;"
+
+
+def test_a_payload_that_would_end_with_the_longer_delimiter_cannot_be_encoded(twin: Any) -> None:
+    codec = twin.AnyDelimiterCodec((b"\n", b"\r\n"), 9)
+    with pytest.raises(ValueError, match="completes"):
+        codec.encode(b"x\r")
+    assert codec.encode(b"\rx") == b"\rx\n"
+    assert twin.AnyDelimiterCodec((b"\r\n", b"\n"), 9).encode(b"x\r") == b"x\r\r\n"
 
 
 # -- memory and work
@@ -497,7 +542,7 @@ def announcements() -> list[Any]:
         (Framing("netstring", size), b"1073741824:"),
         (Framing("fixed", size), b"x"),
         (Framing("delimiter", size, delimiter=b"\n"), b"x"),
-        (Framing("any", size, delimiter=b"\n\r"), b"x"),
+        (Framing("any", size, delimiter=b"\r\n", others=(b"\n",)), b"x"),
     ]
     return [pytest.param(row, header, id=row.spec) for row, header in rows]
 
@@ -615,7 +660,8 @@ WRONG_SPECS = [
     *("delimiter", "delimiter:", "delimiter:0", "delimiter:zz", "delimiter: ", "delimiter:é"),
     *("delimiter:" + "00" * 256, "fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:1.5", "fixed:x"),
     *("fixed:1073741825", "fixed:٣", "fixed:1_0", "fixed: 1", "fixed:+1", "fixed:" + "9" * 5000),
-    *("any", "any:", "any:0", "any:zz", "any:0a0a", "any:" + bytes(range(256)).hex()),
+    *("any", "any:", "any:0", "any:zz", "any:0a,0a", "any:0a,", "any:,0a", "any:0a;0d"),
+    *("any:0d,0d0a", "any:616263,62", "any:" + "00" * 256, "any:" + "00," * 128 + "00" * 128),
     *("length", "length:", "length:width=0", "length:width=9", "length:offset=1"),
     *("length:width=2,width=2", "length:width=2,le,le", "length:width=2,be", "length:width=2,"),
     *("length:width=2,offset=-1", "length:width=2,offset=65537", "length:width", "length:width="),
@@ -635,7 +681,7 @@ def test_a_wrong_spec_is_one_sentence(spec: str) -> None:
 @pytest.mark.parametrize("spec", ["lines", "u33", "netstrings", "", "u8le"])
 def test_an_unknown_framing_lists_the_right_ones(spec: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"line.*delimiter:HEX.*any:HEX.*raw.*fixed:N.*u8.*netstring"
+        ConfigError, match=r"line.*delimiter:HEX.*any:HEX,HEX.*raw.*fixed:N.*u8.*netstring"
     ):
         framing.codec(spec)
 
@@ -676,10 +722,12 @@ def test_a_length_field_must_hold_the_limit(twin: Any) -> None:
         ("DelimiterCodec", (b"", 5)),
         ("DelimiterCodec", (bytes(256), 5)),
         ("DelimiterCodec", (b"\n", 0)),
-        ("AnyDelimiterCodec", (b"", 5)),
-        ("AnyDelimiterCodec", (b"\r\n\r", 5)),
-        ("AnyDelimiterCodec", (bytes(range(256)), 5)),
-        ("AnyDelimiterCodec", (b"\n", 0)),
+        ("AnyDelimiterCodec", ((), 5)),
+        ("AnyDelimiterCodec", ((b"\n", b""), 5)),
+        ("AnyDelimiterCodec", ((b"\r", b"\r"), 5)),
+        ("AnyDelimiterCodec", ((b"\r\n", b"\r"), 5)),
+        ("AnyDelimiterCodec", ((bytes(128), b"\1" * 128), 5)),
+        ("AnyDelimiterCodec", ((b"\n",), 0)),
         ("FixedCodec", (0,)),
         ("FixedCodec", (2**30 + 1,)),
         ("LengthCodec", (0, 5)),

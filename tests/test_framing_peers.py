@@ -251,9 +251,11 @@ def test_readuntil_any_of_several_and_we_cut_the_same(
     twin: Any, runner: asyncio.Runner, data: Any
 ) -> None:
     wanted = data.draw(strategies.framings(["any"]))
-    codec = twin.AnyDelimiterCodec(wanted.delimiter, 2**20)
+    codec = twin.AnyDelimiterCodec(wanted.ends, 2**20)
     recvs = data.draw(strategies.cuts(data.draw(strategies.streams(wanted))))
-    ends = tuple(bytes([octet]) for octet in wanted.delimiter)
-    found, rest = runner.run(read_until(recvs, ends))
-    assert ours(codec, recvs).messages == [each[:-1] for each in found]
+    found, rest = runner.run(read_until(recvs, wanted.ends))
+    messages = ours(codec, recvs).messages
+    assert len(messages) == len(found)
+    for each, message in zip(found, messages, strict=True):
+        assert each in [message + end for end in wanted.ends]
     assert codec.finish() == ([rest] if rest else [])

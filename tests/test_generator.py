@@ -263,7 +263,7 @@ WORLDS = (
         "line",
         "delimiter:0d0a",
         "delimiter:" + b"|".hex(),
-        "any:0a7c",
+        "any:0d0a,0a,7c",
         "raw",
         "u8",
         "u16",
@@ -297,7 +297,7 @@ def plans(
         template = template if prefix.longest(template) < 200 else "<>"
     if "adjust=4" in world:
         lengths = [max(length, 4) for length in lengths]
-    if world in ("delimiter:7c", "any:0a7c"):
+    if world in ("delimiter:7c", "any:0d0a,0a,7c"):
         template = template.replace("{peer} ", "")
     cut = framing.parse(world)
     codec = cut.codec(backend.load("pure"), None)

@@ -132,7 +132,7 @@ def test_a_plan_that_makes_no_sense(options: dict[str, Any], said: str) -> None:
         ({"framing": "line", "size": "0"}, "no message takes 0 bytes"),
         ({"framing": "netstring", "size": "13"}, "no message takes 13 bytes"),
         ({"framing": "delimiter:20"}, "can render the delimiter"),
-        ({"framing": "any:0a20"}, "can render the delimiter b' '"),
+        ({"framing": "any:0a,20"}, "can render the delimiter b' '"),
         (
             {"framing": "delimiter:" + bytes(range(0x21, 0x74)).hex(), "prefix": ""},
             "leaves too few letters",

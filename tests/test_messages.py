@@ -308,7 +308,7 @@ def test_anything_that_reads_like_a_socket_will_do(twin: Any) -> None:
         ("line", b"", []),
         ("delimiter:0d0a", b"a\r\nb\r", [b"a", b"b\r"]),
         ("delimiter:6162", b"a", [b"a"]),
-        ("any:0d0a", b"a\r\nb", [b"a", b"", b"b"]),
+        ("any:0d,0a", b"a\r\nb", [b"a", b"", b"b"]),
         ("raw", b"a\nb", [b"a\nb"]),
     ],
 )

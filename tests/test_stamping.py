@@ -212,7 +212,11 @@ def test_a_prefix_fits_a_datagram(twin: Any) -> None:
 REPLIES = [
     (Framing("delimiter", 9, b"\n"), b"ab\r\n\nc", b"<1:3>ab\r\n<2:0>\n<3:1>c"),
     (Framing("delimiter", 9, b"\r\n"), b"ab\r\nc\r", b"<1:2>ab\r\n<2:2>c\r"),
-    (Framing("any", 9, b"\n;\0"), b"ab;\n\0c", b"<1:2>ab;<2:0>\n<3:0>\0<4:1>c"),
+    (
+        Framing("any", 9, b"\r\n", others=(b"\n", b";")),
+        b"ab;\r\n\nc",
+        b"<1:2>ab;<2:0>\r\n<3:0>\n<4:1>c",
+    ),
     (Framing("fixed", 2), b"abcd", b"<1:2>ab<2:2>cd"),
     (Framing("length", 9, width=1), b"\2ab\0", b"\7<1:2>ab\5<2:0>"),
     (Framing("length", 9, width=2, little=True), b"\2\0ab", b"\7\0<1:2>ab"),
@@ -515,7 +519,7 @@ def test_no_byte_past_the_end_of_a_buffer_is_read_or_written(
 
 
 COUNTED = [
-    Framing("any", 300, b"\n\0"),
+    Framing("any", 300, b"\r\n", others=(b"\n",)),
     Framing("fixed", 33),
     Framing("fixed", 64),
     Framing("length", 300, width=2, little=True),

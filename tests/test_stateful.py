@@ -116,7 +116,7 @@ def sites(draw: st.DrawFn) -> Site:
     forbidden = forbidden_in_delimiters(parts)
     framing = draw(
         strategies.framings([kind], strategies.longest(parts)).filter(
-            lambda found: found.adjust <= 9 and forbidden.isdisjoint(found.delimiter)
+            lambda found: found.adjust <= 9 and forbidden.isdisjoint(b"".join(found.ends))
         )
     )
     limit = max(framing.adjust, draw(st.sampled_from([300, 2000, 65_536])))

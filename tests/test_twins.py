@@ -168,7 +168,7 @@ def test_echoes_are_twins_over_long_streams(
     wanted = {
         "line": Framing("delimiter", limit, b"\n"),
         "crlf": Framing("delimiter", limit, b"\r\n"),
-        "any": Framing("any", limit, b"\n,0"),
+        "any": Framing("any", limit, b"\n", others=(b"\r\n", b"ab,", b"0")),
         "aab": Framing("delimiter", limit, b"aab"),
         "aba": Framing("delimiter", limit, b"aba"),
         "u16": Framing("length", limit, width=2),
@@ -231,12 +231,30 @@ def test_codecs_refuse_the_same_settings(twins: Twins, name: str, arguments: lis
     ),
     limit=numbers,
 )
-@pytest.mark.parametrize("name", ["DelimiterCodec", "AnyDelimiterCodec"])
 def test_delimiter_codecs_refuse_the_same_settings(
-    twins: Twins, name: str, delimiter: bytes, limit: Any
+    twins: Twins, delimiter: bytes, limit: Any
 ) -> None:
     def made(twin: Any) -> Any:
-        return state(getattr(twin, name)(delimiter, limit))
+        return state(twin.DelimiterCodec(delimiter, limit))
+
+    assert outcome(made, twins[0]) == outcome(made, twins[1])
+
+
+@given(
+    delimiters=st.lists(
+        st.one_of(
+            st.lists(st.sampled_from(b"ab"), max_size=4).map(bytes), st.sampled_from([b"b" * 250])
+        ),
+        max_size=4,
+    ),
+    limit=numbers,
+)
+def test_codecs_of_any_delimiter_refuse_the_same_settings(
+    twins: Twins, delimiters: list[bytes], limit: Any
+) -> None:
+    def made(twin: Any) -> Any:
+        codec = twin.AnyDelimiterCodec(delimiters, limit)
+        return state(codec), codec.delimiters
 
     assert outcome(made, twins[0]) == outcome(made, twins[1])
 

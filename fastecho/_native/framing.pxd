@@ -76,13 +76,17 @@ cdef class DelimiterCodec(EndedCodec):
     cdef Pattern pattern
     cdef size_t scan(self, const char* data, size_t size) noexcept
 
-cdef class Ends:
-    cdef readonly bytes delimiters
-    cdef uint8_t among[256]
+ctypedef uint8_t States[256]    # a state for each byte
+
+cdef class Automaton:
+    cdef readonly tuple delimiters
+    cdef States* after
+    cdef uint8_t depth[256]
+    cdef uint8_t width[256]
 
 cdef class AnyDelimiterCodec(EndedCodec):
-    cdef Ends ends
-    cdef size_t scan(self, const char* data, size_t size) noexcept
+    cdef Automaton automaton
+    cdef size_t scan(self, const char* data, size_t size, uint8_t* state) noexcept
 
 cdef class RawCodec(Codec):
     pass

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeAlias
 
 from ..errors import ConfigError, FrameCorrupt, FrameError, FrameTooLong, FrameTruncated
@@ -457,53 +457,77 @@ class DelimiterCodec(_EndedCodec):
         return low
 
 
-class AnyDelimiterCodec(_EndedCodec):
-    """A message is what stands before any one of these bytes, and its reply ends with that one.
+class Ends:
+    """Delimiters, with what a search for any of them takes; shared by a listener's streams."""
 
-    As `AnyDelimiterCodec` in tokio-util. One byte each: of longer ones, one could begin another
-    (CR, and CR LF), and where the input was cut would decide which of them ends a message. What
-    `encode` writes is the first.
+    __slots__ = ("delimiters", "longest", "pattern")
+
+    def __init__(self, delimiters: Iterable[bytes]) -> None:
+        self.delimiters = any_of(delimiters)
+        self.longest = max(map(len, self.delimiters))
+        self.pattern = re.compile(b"|".join(map(re.escape, self.delimiters)))
+
+
+class AnyDelimiterCodec(_EndedCodec):
+    """A message is what stands before any one of these, and its reply ends with that one.
+
+    None can hold another, but at its end, where the longer counts: LF and CR LF can both be
+    delimiters. So no byte that comes later has a say in where a message ends, nor a cut; and the
+    leftmost match is the first to end. (CR and CR LF would have to wait for what follows a CR.)
+    What `encode` writes is the first of them.
     """
 
-    __slots__ = ("_ends", "delimiters")
+    __slots__ = ("_ends",)
 
-    def __init__(self, delimiters: bytes, max_frame: int) -> None:
+    def __init__(self, delimiters: Iterable[bytes] | Ends, max_frame: int) -> None:
         super().__init__(max_frame)
-        if not 1 <= len(delimiters) <= MAX_DELIMITER:
-            raise ConfigError(
-                f"there can be 1 to {MAX_DELIMITER} delimiters of a byte, not {len(delimiters)}"
-            )
-        if len(set(delimiters)) < len(delimiters):
-            raise ConfigError(f"a byte stands twice among the delimiters {bytes(delimiters)!r}")
-        self.delimiters = bytes(delimiters)
-        self._ends = re.compile(b"[%b]" % re.escape(self.delimiters))
+        self._ends = delimiters if isinstance(delimiters, Ends) else Ends(delimiters)
+
+    @property
+    def delimiters(self) -> tuple[bytes, ...]:
+        """What ends a message, any one of them."""
+        return self._ends.delimiters
 
     def fresh(self) -> AnyDelimiterCodec:
-        return AnyDelimiterCodec(self.delimiters, self.max_frame)
+        return AnyDelimiterCodec(self._ends, self.max_frame)
 
     def encode(self, payload: Buffer) -> bytes:
         view = contiguous(payload)
         self._check_length(view)
-        if self._ends.search(view):
-            raise ValueError(f"the payload holds one of the delimiters {self.delimiters!r}")
-        return bytes(view) + self.delimiters[:1]
+        wire = bytes(view) + self.delimiters[0]
+        found = self._ends.pattern.search(wire)
+        if found is None or found.start() != view.nbytes:
+            listed = " ".join(map(repr, self.delimiters))
+            raise ValueError(f"the payload holds, or completes, one of {listed}")
+        return wire
 
     def _frames(self, data: bytes) -> Iterator[Frame]:
         begin = 0
-        for match in self._ends.finditer(data):
-            stop = match.start()
+        for match in self._ends.pattern.finditer(data):
+            stop, end = match.span()
             if stop - begin > self.max_frame:
                 return self._too_long()
-            yield begin, begin, stop, stop + 1
-            begin = stop + 1
-        if len(data) - begin > self.max_frame:
+            yield begin, begin, stop, end
+            begin = end
+        if self._outgrown(data[begin:]):
             self._too_long()
         return None
+
+    def _outgrown(self, tail: bytes) -> bool:
+        """As `DelimiterCodec._outgrown`, for any of them."""
+        excess = len(tail) - self.max_frame
+        return excess > 0 and not any(
+            tail.endswith(delimiter[:started])
+            for delimiter in self.delimiters
+            for started in range(excess, len(delimiter))
+        )
 
     def _settles(self, data: bytes) -> bool:
         if len(self._held) + len(data) > self.max_frame:
             return True
-        return self._ends.search(data) is not None
+        overlap = self._ends.longest - 1
+        seam = self._held[-overlap:] + data[:overlap] if overlap else b""
+        return bool(self._ends.pattern.search(seam) or self._ends.pattern.search(data))
 
 
 class RawCodec(Codec):
@@ -743,3 +767,26 @@ def varint(value: int) -> bytes:
     if value < 0x80:
         return bytes((value,))
     return bytes((value & 0x7F | 0x80,)) + varint(value >> 7)
+
+
+def any_of(delimiters: Iterable[bytes]) -> tuple[bytes, ...]:
+    """These delimiters, if any one of them can end a message.
+
+    Raises:
+        ConfigError: there are none, they are too long together, or one would never be met.
+    """
+    known = tuple(map(bytes, delimiters))
+    if not all(known) or not 1 <= sum(map(len, known)) <= MAX_DELIMITER:
+        raise ConfigError(
+            f"delimiters have 1 to {MAX_DELIMITER} bytes together, and each at least 1: not"
+            f" {' '.join(map(str, map(len, known))) or 'none'}"
+        )
+    if len(set(known)) < len(known):
+        raise ConfigError("a delimiter stands twice")
+    for one in known:
+        for other in known:
+            if other in one[:-1]:
+                raise ConfigError(
+                    f"delimiter {one!r} would never be met: {other!r} in it ends first"
+                )
+    return known

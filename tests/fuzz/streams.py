@@ -32,7 +32,10 @@ FRAMINGS: tuple[dict[str, Any], ...] = (
     *({"kind": "delimiter", "delimiter": delimiter} for delimiter in DELIMITERS),
     *({"kind": "length", **field} for field in LENGTHS),
     *({"kind": kind} for kind in ("raw", "fixed", "varint", "netstring")),
-    *({"kind": "any", "delimiter": ends} for ends in (b"\n", b"\n\r\0", bytes(range(1, 256)))),
+    {"kind": "any", "delimiter": b"\n", "others": (b"\r\n", b"\0")},
+    {"kind": "any", "delimiter": b"aab", "others": (b"ab", b"ca", b"bcc")},
+    {"kind": "any", "delimiter": b"abcabcab", "others": (b"\n", b"bb")},
+    {"kind": "any", "delimiter": b"\0", "others": tuple(bytes([octet]) for octet in range(1, 20))},
 )
 #: Around the sizes at which headers get longer and the native twin changes its ways.
 LIMITS = (1, 2, 3, 8, 20, 31, 32, 33, 63, 64, 65, 126, 127, 128, 129, 255, 256, 4096, 65_536, 2**30)
