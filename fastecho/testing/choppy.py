@@ -21,6 +21,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._pure.framing import contiguous
@@ -162,19 +164,19 @@ class ChoppySocket(socket.socket):
     # -- sending
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        view = contiguous(memoryview(data))
-        with self._turn(self._sends, len(view)) as most:
+        with contiguous(memoryview(data)) as view, self._turn(self._sends, len(view)) as most:
             return super().send(view[:most], flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """As in C: by `send`, and again after EINTR, or EAGAIN where the socket may block."""
         again = (
-            (InterruptedError,) if self.gettimeout() == 0 else (InterruptedError, BlockingIOError)
+            [InterruptedError] if self.gettimeout() == 0 else [InterruptedError, BlockingIOError]
         )
-        left = contiguous(memoryview(data))
-        while left:
-            with suppress(*again):
-                left = left[self.send(left, flags) :]
+        sent = 0
+        with contiguous(memoryview(data)) as view:
+            while sent < len(view):
+                with suppress(*again):
+                    sent += self.send(view[sent:], flags)
 
     def sendmsg(
         self,
@@ -197,14 +199,19 @@ class ChoppySocket(socket.socket):
     @contextmanager
     def _turn(self, plan: _Plan, wanted: int, flags: int = 0) -> Iterator[int]:
         """One call: how many bytes it may pass of those that are wanted."""
+        if self.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        # Copies are raised: an exception holds the frames that it went through, and these the
+        # caller's buffer, which may have to be resized.
         if self._broken is not None:
-            raise self._broken.with_traceback(None)
+            raise copy(self._broken)
         step = plan.next
         if isinstance(step, OSError):
             plan.use()
             if isinstance(step, ConnectionError):
                 self._break(step)
-            raise step
+            raise copy(step)
+        wanted = index(wanted)
         yield wanted if step is None else min(wanted, step)
         if wanted and not flags & socket.MSG_PEEK:
             plan.use()

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import index
 from socket import SHUT_WR
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,7 +40,7 @@ class ChoppyStream(trio.abc.HalfCloseableStream):
         self._sending = self._ended = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        size = RECEIVE_SIZE if max_bytes is None else max_bytes
+        size = RECEIVE_SIZE if max_bytes is None else index(max_bytes)
         if size < 1:
             raise ValueError(f"max_bytes must be at least 1, not {size}")
         with _translated():
