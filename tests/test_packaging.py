@@ -152,6 +152,7 @@ def test_the_sdist_holds_what_git_tracks(sdist: Path, tracked: set[str]) -> None
 def test_the_wheel_holds_package_manual_and_metadata_alone(wheel: Path, tracked: set[str]) -> None:
     package = {name for name in tracked if name.startswith("fastecho/")}
     assert {Path(name).suffix for name in package} == {".py", ".pxd", ".typed"}
+    package.add("pytest_fastecho.py")
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     compiled = {f"fastecho/_native/{name}{suffix}" for name in (*backend.MODULES, backend.ENGINE)}
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
