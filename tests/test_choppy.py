@@ -511,6 +511,42 @@ def test_protocols_see_every_piece(pair: Callable[..., Pair]) -> None:
     assert came == [b"a", b"bc", b"def"]
 
 
+def test_tls_of_asyncio_follows_the_plan() -> None:
+    def anonymous(side: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(side)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # 1.3 needs a certificate
+        context.set_ciphers("AECDH-AES256-SHA@SECLEVEL=0")
+        return context
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    async def talk() -> bytes:
+        context = anonymous(ssl.PROTOCOL_TLS_SERVER)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+            sock = ChoppySocket(
+                socket.create_connection(server.sockets[0].getsockname()),
+                chain([BlockingIOError], repeat(7, 20)),
+                chain([BlockingIOError], repeat(5, 20)),
+            )
+            sock.setblocking(False)
+            context = anonymous(ssl.PROTOCOL_TLS_CLIENT)
+            reader, writer = await asyncio.open_connection(
+                sock=sock, ssl=context, server_hostname=""
+            )
+            writer.write(b"a secret\n")
+            line = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+            return line
+
+    assert asyncio.run(talk()) == b"a secret\n"
+
+
 def test_a_loop_that_would_go_round_the_plan_is_refused(
     pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
