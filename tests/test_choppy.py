@@ -348,6 +348,14 @@ def test_closed_is_closed_whatever_the_plan() -> None:
                 call()
 
 
+def test_a_duplicate_is_plain() -> None:
+    sock, peer = local([1, 1])
+    with sock, peer, sock.dup() as plain:
+        peer.sendall(b"abc")
+        assert sock.recv(9) == b"a"
+        assert plain.recv(9) == b"bc"
+
+
 def test_descriptors_pass_whole() -> None:
     sock, peer = local([1, 1], [1, 1])
     with sock, peer, open(os.devnull, "rb") as file:
@@ -369,25 +377,31 @@ def test_what_is_more_than_a_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "then", "error", "text"),
+    ("step", "error", "text"),
     [
-        ([0], 1, ValueError, "at least 1 byte pass, not 0"),
-        ([], 0, ValueError, "at least 1 byte pass, not 0"),
-        (["EAGAIN"], 1, TypeError, "a number of bytes or an OSError, not 'EAGAIN'"),
-        ([ValueError], 1, TypeError, "a number of bytes or an OSError"),
+        (0, ValueError, "at least 1 byte pass, not 0"),
+        ("EAGAIN", TypeError, "a number of bytes or an OSError, not 'EAGAIN'"),
+        (ValueError, TypeError, "a number of bytes or an OSError"),
     ],
 )
-def test_a_step_that_is_none(plan: Any, then: Any, error: type[Exception], text: str) -> None:
+def test_a_step_that_is_none_is_found_in_its_turn(
+    step: Any, error: type[Exception], text: str
+) -> None:
+    sock, peer = local([1, step, 1])
+    with sock, peer:
+        peer.sendall(b"ab")
+        assert sock.recv(9) == b"a"
+        with pytest.raises(error, match=text):
+            sock.recv(9)
+        assert sock.recv(9) == b"b"
+
+
+def test_what_holds_then_is_looked_at_first() -> None:
     one, other = socket.socketpair()
     with one, other:
-        with pytest.raises(error, match=text):
-            ChoppySocket(one, plan, then=then)
+        with pytest.raises(ValueError, match="at least 1 byte pass, not 0"):
+            ChoppySocket(one, then=0)
         assert one.fileno() >= 0
-        with ChoppySocket(one, chain([1], plan)) as sock:
-            other.sendall(b"a")
-            if plan:
-                with pytest.raises(error, match=text):
-                    sock.recv(1)
 
 
 # -- no byte is lost

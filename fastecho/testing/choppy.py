@@ -51,16 +51,24 @@ _NUMBERS = {
 
 
 class _Plan:
-    """What is left of a plan; `next` is its step, None where all may pass."""
+    """What is left of a plan. A step is taken from it when its turn comes, and not before."""
 
     def __init__(self, steps: Iterable[Step], then: int | None) -> None:
         self._steps = iter(steps)
         self._then = None if then is None else _size(then)
-        self.use()
+        self._step: int | OSError | None = None
+        self._used = True
+
+    def look(self) -> int | OSError | None:
+        """The step of the next call; None: all may pass."""
+        if self._used:
+            step = next(self._steps, self._then)
+            self._step = _size(step) if isinstance(step, int) else _error(step)
+            self._used = False
+        return self._step
 
     def use(self) -> None:
-        step = next(self._steps, self._then)
-        self.next = _size(step) if isinstance(step, int) else _error(step)
+        self._used = True
 
 
 class ChoppySocket(socket.socket):
@@ -76,9 +84,10 @@ class ChoppySocket(socket.socket):
         then: bytes that a call may pass once its plan is over; None: any.
 
     Raises:
-        TypeError: a socket that is more than a socket, such as `ssl.SSLSocket`; a step that is
-            none, here or when its turn comes.
-        ValueError: a socket of datagrams; a step of no bytes, which would look like the end.
+        TypeError: a socket that is more than a socket, such as `ssl.SSLSocket`; by a call,
+            a step that is none.
+        ValueError: a socket of datagrams; by a call, a step of no bytes, which would look like the
+            end.
     """
 
     def __init__(
@@ -125,6 +134,10 @@ class ChoppySocket(socket.socket):
         from .choppy_trio import ChoppyStream
 
         return ChoppyStream(self)
+
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """A plain socket: plans are not shared."""
+        return socket.fromfd(self.fileno(), self.family, self.type, self.proto)
 
     # -- receiving
 
@@ -205,7 +218,7 @@ class ChoppySocket(socket.socket):
         # caller's buffer, which may have to be resized.
         if self._broken is not None:
             raise copy(self._broken)
-        step = plan.next
+        step = plan.look()
         if isinstance(step, OSError):
             plan.use()
             if isinstance(step, ConnectionError):

@@ -122,7 +122,7 @@ def test_read_gives_all_of_it(check: Any) -> None:
 
 
 def test_the_rest_of_a_line_that_is_too_long_becomes_a_line(check: Any) -> None:
-    """A trap that is documented: on too long a line the buffer is cleared (CPython 3.11).
+    """A trap that is documented: on too long a line the buffer is cleared (CPython 3.11 to 3.13).
 
     Whoever goes on reading after the ValueError takes the end of that line for a message.
     """
