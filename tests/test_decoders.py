@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run
 
 from fastecho import framing
 from fastecho.testing import CutMismatch, Raised, check_decoder, wire
@@ -237,6 +241,12 @@ def test_empty_pieces_are_fed_if_asked() -> None:
     assert "pieces of 3 bytes, empty ones between" in str(caught)
 
 
+def test_empty_pieces_of_no_data() -> None:
+    caught = mismatch(lambda: lambda piece: [piece], b"", empty=True)
+    assert caught.pieces == [b""]
+    assert str(caught).startswith("the decoder's output depends on pieces of 0 bytes, empty ones")
+
+
 def loses_what_was_complete() -> Callable[[bytes], list[bytes]]:
     """Raises before it has returned what came before the fault."""
     return lambda piece: [piece[at : at + 1] for at in range(len(piece)) if 1 // piece[at]]
@@ -273,6 +283,23 @@ def test_events_that_do_not_compare_are_said_to_be_so() -> None:
     with pytest.raises(ValueError, match="do events have ==") as caught:
         check_decoder(lambda: lambda _: [object()], b"ab")
     assert re.search(r"\[<object object at", str(caught.value))
+
+
+def test_decoders_that_share_state_are_found_out() -> None:
+    feeds = itertools.count()
+    with pytest.raises(ValueError, match="fed the same twice"):
+        check_decoder(lambda: lambda _: ["late"] if next(feeds) > 1 else [], b"ab")
+
+
+def test_pytest_shows_the_test_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from fastecho.testing import check_decoder\n\n"
+        "def test():\n    check_decoder(lambda: lambda piece: [piece], b'ab')\n"
+    )
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path)
+    said = done.stdout.decode()
+    assert "depends on a cut at 1 of 2 bytes" in said
+    assert "decoders.py" not in said.partition("short test summary")[0]
 
 
 @given(st.binary(min_size=2, max_size=60), st.data())

@@ -42,11 +42,10 @@ class CutMismatch(AssertionError):
     """
 
     def __init__(self, pieces: list[bytes], expected: list[Any], got: list[Any]) -> None:
-        both = zip_longest(expected, got, fillvalue=_NOTHING)
+        both = list(zip_longest(expected, got, fillvalue=_NOTHING))
         self.pieces, self.expected, self.got = pieces, expected, got
-        self.index, (wanted, given) = next(
-            (index, pair) for index, pair in enumerate(both) if pair[0] != pair[1]
-        )
+        self.index = next(at for at, (wanted, given) in enumerate(both) if wanted != given)
+        wanted, given = both[self.index]
         super().__init__(
             f"the decoder's output depends on {_told(pieces)}\n"
             f"  pieces: {_shown(pieces)}\n"
@@ -84,24 +83,32 @@ def check_decoder(
 
     Raises:
         CutMismatch: it gives something else for some cut.
-        ValueError: two decoders that were fed the whole gave different events, so that nothing can
+        ValueError: two decoders that were fed the same gave different events, so that nothing can
             be compared.
     """
+    __tracebackhide__ = True  # pytest shows the test then, and not this
 
     def outcome(segments: Sequence[bytes]) -> list[Any]:
         return _joined(_run(factory(), segments, feed or _call, finish), join)
 
     data = bytes(data)
-    expected = outcome(pieces(data, ()))
-    if outcome(pieces(data, ())) != expected:
-        raise ValueError(
-            f"fed the same twice, decoders differ: do events have ==? {_shown(expected)}"
-        )
+    whole = pieces(data, ())
+    expected = outcome(whole)
+    _check_same(expected, outcome(whole))
     for segments in _tries(data, pairs, empty):
         if outcome(segments) != expected:
+            _check_same(expected, outcome(whole))  # decoders may share a state
             segments = _fewest(segments, lambda fewer: outcome(fewer) != expected)
-            raise CutMismatch(segments, expected, outcome(segments))
+            got = outcome(segments)
+            _check_same(got, outcome(segments))
+            raise CutMismatch(segments, expected, got)
     return expected
+
+
+def _check_same(one: list[Any], other: list[Any]) -> None:
+    __tracebackhide__ = True
+    if one != other:
+        raise ValueError(f"fed the same twice, decoders differ: do events have ==? {_shown(one)}")
 
 
 def _tries(data: bytes, pairs: int, empty: bool) -> Iterator[list[bytes]]:
@@ -167,7 +174,8 @@ def _joined(events: list[Any], join: Join | None) -> list[Any]:
 
 
 def _told(segments: Sequence[bytes]) -> str:
-    *places, size = sorted(set(accumulate(map(len, segments))) - {0})
+    size = sum(map(len, segments))
+    places = sorted(set(accumulate(map(len, segments))) - {0, size})
     where = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
     cuts = f"cuts at {where}" if len(places) > 1 else f"a cut at {where}" if places else "pieces"
     return f"{cuts} of {size} bytes" + (", empty ones between" if b"" in segments else "")
