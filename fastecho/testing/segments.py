@@ -67,17 +67,18 @@ def messages(framing: str = "line", max_size: int = 300) -> SearchStrategy[bytes
     Raises:
         ConfigError: a spec that makes no sense.
     """
-    parsed = framings.parse(framing)
-    least, most = _sizes(framings.codec(framing, backend="pure"), max_size)
+    delimiter = framings.parse(framing).delimiter
+    codec = framings.codec(framing, backend="pure")
+    least, most = _sizes(codec, max_size)
     near = {growth + more for growth in GROWTH for more in (-1, 0, 1)} | {least, most}
     sizes = st.one_of(
         st.integers(least, min(most, least + 20)),
         st.sampled_from(sorted(size for size in near if least <= size <= most)),
     )
-    contents = st.tuples(_motifs(parsed.delimiter or b""), sizes).map(_repeated)
-    if (delimiter := parsed.delimiter) is None:
+    contents = st.tuples(_motifs(delimiter or b""), sizes).map(_repeated)
+    if delimiter is None:
         return contents
-    return contents.map(lambda content: _before(content, delimiter))
+    return contents.map(lambda content: _first(codec, content, delimiter))
 
 
 def _sizes(codec: Codec, max_size: int) -> tuple[int, int]:
@@ -106,9 +107,11 @@ def _repeated(drawn: tuple[bytes, int]) -> bytes:
     return (motif * (size // len(motif) + 1))[:size]
 
 
-def _before(content: bytes, delimiter: bytes) -> bytes:
-    """As much of it as stands before the first delimiter, its own end included."""
-    return content[: (content + delimiter).find(delimiter)]
+def _first(codec: Codec, content: bytes, delimiter: bytes) -> bytes:
+    """As much of it as is one message, if the delimiter follows."""
+    while (first := codec.fresh().feed(content + delimiter)[0]) != content:
+        content = first
+    return content
 
 
 def wire(
