@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 3600
 
 BIN := .venv/bin
 EXT := setup.py $(wildcard ext/*.pyx ext/*.h fastecho/_native/*.pxd)
-ALL := $(EXT) $(shell find fastecho -name '*.py')
+ALL := $(EXT) pytest_fastecho.py $(shell find fastecho -name '*.py')
 PAST := $(wildcard .benchmarks/*/*.json)
 
 .DEFAULT_GOAL := help
