@@ -7,12 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 from processes import run
-
-from fastecho.settings import SETTINGS
-
-needs_faults = pytest.mark.skipif("faults" not in SETTINGS, reason="there are no faults yet")
 
 
 def pytest_runs(directory: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -179,15 +174,8 @@ def test_the_mark_takes_a_plan(fastecho_server):
 '''
 
 
-@needs_faults
 def test_faults(tmp_path: Path) -> None:
     assert_passed(pytest_runs(tmp_path, FAULTS), 3)
-
-
-@pytest.mark.skipif("faults" in SETTINGS, reason="there are faults")
-def test_faults_are_passed_on(tmp_path: Path) -> None:
-    done = pytest_runs(tmp_path, FAULTS, "--tb=line")
-    assert done.stdout.decode().count("unknown setting 'faults'") >= 3
 
 
 def test_it_is_an_entry_point_of_its_own_name() -> None:
