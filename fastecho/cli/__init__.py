@@ -30,7 +30,7 @@ FAILED, USAGE, UNAVAILABLE = 1, 2, 3
 #: Of a process that a signal ended, as a shell reports it.
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
-COMMANDS = ("serve", "client", "ping", "load", "report", "bench", "replay")
+COMMANDS = ("serve", "client", "ping", "load", "report", "bench", "fuzz", "replay")
 DEFAULT = "serve"
 
 
@@ -99,6 +99,7 @@ printf 'hello\\n' | fastecho client   send it a message, print its reply
 fastecho ping                        time its replies, once a second
 fastecho bench                       native against pure, on this machine
 fastecho load --connections 64       measure it
+fastecho fuzz                        does it survive every way of cutting its input?
 fastecho --faults walk               answer right, but in ever other pieces
 """
 
@@ -155,6 +156,11 @@ def complain(sentence: str) -> None:
     """Say what was wrong."""
     with suppress(OSError):  # whoever started us may not listen
         click.echo(f"fastecho: {sentence}", err=True)
+
+
+def animated() -> bool:
+    """Whether standard error is a terminal on which lines can be rewritten."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
 def raise_descriptor_limit() -> None:

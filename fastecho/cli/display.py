@@ -11,7 +11,6 @@ import json
 import os
 import select
 import signal
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ..report import duration, longest, per_second, percentiles
+from . import animated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,11 +59,6 @@ class Seen(NamedTuple):
             f"{self.elapsed:.0f} s: {per_second(self.rate)}, p50 {duration(self.p50)},"
             f" p99 {duration(self.p99)}, max {duration(self.longest)}, errors {self.troubles:,}"
         )
-
-
-def animated() -> bool:
-    """Whether standard error is a terminal on which lines can be rewritten."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
 class Display:

@@ -1,0 +1,145 @@
+"""The ways of cutting that are tried, kind by kind; first what breaks most servers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from math import comb, isqrt
+from typing import Any
+
+from .answers import Answers, Echoes
+from .exchange import HALF_CLOSED, OPEN, RESET, Plan
+
+SINGLE, BYTES, PAIRS = "single cuts", "byte by byte", "pairs of cuts"
+LENGTHS, TOGETHER, HALF = "message lengths", "requests together", "half-closed"
+RESETS, RANDOM = "resets", "random plans"
+
+#: Cuts of a random plan, at most: shrinking leaves one or two, and each takes a round trip.
+RANDOM_CUTS = 12
+
+
+@dataclass
+class Kind:
+    """A way of cutting, and how far it was tried.
+
+    Attributes:
+        name: of it.
+        told: what it is, in words.
+        of: how many plans it has.
+        total: how many of them are to be tried.
+        tried: how many were.
+        note: why they were not all tried.
+    """
+
+    name: str
+    told: str
+    of: int
+    total: int
+    tried: int = 0
+    note: str = ""
+
+
+Plans = Callable[[], Iterator[Plan]]
+
+
+def kinds(answers: Answers, pairs: int, seed: int) -> Iterator[tuple[Kind, Plans]]:
+    """All but the random ones, in the order in which they are tried."""
+    requests, batch = answers.requests, answers.batch
+    sizes = sum(len(each) - 1 for each in requests)
+    yield _kind(SINGLE, "", sizes, lambda: _singles(requests, OPEN))
+    yield _kind(BYTES, "", len(requests), lambda: _bytes(requests, OPEN))
+    yield _pairs(requests, pairs, seed)
+    if isinstance(answers, Echoes) and answers.sizes:
+        lengths = answers.sizes
+        told = f"whole, up to {lengths[-1]:,} bytes"
+        yield _kind(LENGTHS, told, len(lengths), lambda: _lengths(answers))
+    size = len(b"".join(batch))
+    told = f"{len(batch)} in one segment, and every cut of it"
+    yield _kind(TOGETHER, told, size + 1, lambda: _together(batch))
+    half = lambda: chain(_singles(requests, HALF_CLOSED), _bytes(requests, HALF_CLOSED))  # noqa: E731
+    yield _kind(HALF, "single cuts and byte by byte", sizes + len(requests), half)
+    told = "at every byte; then another client is answered"
+    yield _kind(RESETS, told, sizes + len(requests), lambda: _resets(requests))
+
+
+def _kind(name: str, told: str, count: int, plans: Plans) -> tuple[Kind, Plans]:
+    return Kind(name, told, count, count), plans
+
+
+def _singles(requests: Sequence[bytes], ending: str) -> Iterator[Plan]:
+    for each in requests:
+        for at in range(1, len(each)):
+            yield Plan((each,), (at,), ending)
+
+
+def _bytes(requests: Sequence[bytes], ending: str) -> Iterator[Plan]:
+    for each in requests:
+        yield Plan((each,), tuple(range(1, len(each))), ending)
+
+
+def _pairs(requests: Sequence[bytes], budget: int, seed: int) -> tuple[Kind, Plans]:
+    counts = [comb(len(each) - 1, 2) for each in requests]
+    share = budget // len(requests)
+    total = sum(min(share, count) for count in counts)
+
+    def plans() -> Iterator[Plan]:
+        for each, count in zip(requests, counts, strict=True):
+            if count <= share:
+                for cuts in combinations(range(1, len(each)), 2):
+                    yield Plan((each,), cuts)
+            else:
+                for number in sorted(random.Random(seed).sample(range(count), share)):
+                    yield Plan((each,), _pair(number))
+
+    return Kind(PAIRS, "", sum(counts), total), plans
+
+
+def _pair(number: int) -> tuple[int, int]:
+    """The pairs of 1, 2, 3 ... in an order of their own: (1, 2), (1, 3), (2, 3), (1, 4) ..."""
+    larger = (1 + isqrt(8 * number + 1)) // 2
+    return number - comb(larger, 2) + 1, larger + 1
+
+
+def _lengths(answers: Echoes) -> Iterator[Plan]:
+    for size in answers.sizes:
+        yield Plan(answers.sized(size))
+
+
+def _together(batch: tuple[bytes, ...]) -> Iterator[Plan]:
+    size = len(b"".join(batch))
+    yield Plan(batch)
+    for at in range(1, size):
+        yield Plan(batch, (at,))
+    yield Plan(batch, tuple(range(1, size)))
+
+
+def _resets(requests: Sequence[bytes]) -> Iterator[Plan]:
+    for each in requests:
+        for at in range(1, len(each) + 1):
+            yield Plan((each,), (at,), RESET)
+
+
+def randoms(answers: Answers, half_closes: bool) -> Any:
+    """A Hypothesis strategy of plans.
+
+    Raises:
+        ModuleNotFoundError: Hypothesis is not installed.
+    """
+    from hypothesis import strategies as st
+
+    some: list[tuple[bytes, ...]] = [(each,) for each in answers.requests]
+    if isinstance(answers, Echoes):
+        some += [answers.sized(size) for size in answers.sizes[-1:]]
+    endings = [OPEN, HALF_CLOSED] if half_closes else [OPEN]
+
+    def cut(requests: tuple[bytes, ...], ending: str) -> Any:
+        places = st.integers(1, max(1, len(b"".join(requests)) - 1))
+        return st.sets(places, max_size=RANDOM_CUTS).map(
+            lambda cuts: Plan(requests, tuple(sorted(cuts)), ending)
+        )
+
+    alone = st.tuples(st.sampled_from(some), st.sampled_from(endings))
+    together = st.tuples(st.just(answers.batch), st.just(OPEN))
+    return st.one_of(alone, together).flatmap(lambda drawn: cut(*drawn))
