@@ -172,6 +172,8 @@ def _run(
     file: str | None,
 ) -> int:
     started = machine.now()
+    # Hypothesis would leave a folder behind; where it cannot, it goes on without.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.devnull)
     progress = _Progress()
     try:
         report = search.run(progress)

@@ -223,7 +223,7 @@ class Echoes(Answers):
             yield begun + b"hello" + begun
         elif self._framing.spec == "netstring":
             yield b"5:hello,"
-        elif self._framing.fixed is None:
+        elif self._framing.fixed is None and (self._framing.capacity or LONG * 2) >= LONG * 2:
             yield self._filled(LONG)
 
     def _filled(self, size: int) -> bytes:

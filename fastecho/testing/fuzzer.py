@@ -216,8 +216,8 @@ class Fuzzer:
         if outcome.received:
             came = quoted(outcome.received)
             return f"{name} is no echo server in this framing: {wrong} ({came} came)"
-        sent = quoted(plan.data)
-        return f"{name}: no answer to {sent}{explain(outcome)} (is it an echo server, in this framing?)"
+        hint = "(is it an echo server, and in this framing?)"
+        return f"{name}: no answer to {quoted(plan.data)}{explain(outcome)} {hint}"
 
     def _unstable(self, first: bytes, second: bytes) -> Unstable:
         masks = suggest(first, second, self.answers.masks)
