@@ -7,6 +7,7 @@ Neither does I/O: both judge the outcomes of exchanges.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
@@ -35,6 +36,8 @@ TEXT = "hello wörld €".encode()
 LONG = 300
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 DIGITS = bytes.maketrans(b"123456789", b"000000000")
+#: Digits by which a number in a prefix may grow: then no message that fits today is too long.
+NUMBER = 20
 #: Around these, buffers end; a header or a delimiter may make it a few bytes less.
 BUFFERS = (64, 100, 128, 256, 512, 1000, 1024, 1500, 2048, 4096, 8192, 10_000)
 
@@ -128,7 +131,9 @@ class Echoes(Answers):
             return []
         longest = self._limit
         if self._framing.capacity is not None:
-            longest = min(longest, self._framing.capacity - len(self._prefix))
+            numbers = re.findall(rb"\d+", self._prefix)
+            room = self._framing.capacity - len(self._prefix) - NUMBER * len(numbers)
+            longest = min(longest, room)
         near = {size + more for size in BUFFERS for more in (-2, -1, 0, 1, 2)}
         return sorted(size for size in {*near, longest} if 0 < size <= longest)
 

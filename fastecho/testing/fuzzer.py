@@ -319,6 +319,8 @@ class Fuzzer:
         except HypothesisException:
             if not failed:
                 raise  # else the server is not the same each time: what failed is tried again
+        if not failed and not kind.note:  # there may be fewer plans than were asked for
+            kind.of = kind.total = kind.tried
         if failed:
             kind.note = ""
             smallest = min(failed, key=lambda each: (len(each[0].cuts), len(each[0].data)))
@@ -404,7 +406,10 @@ class Fuzzer:
 
     def _try(self, plan: Plan) -> tuple[Outcome, str]:
         outcome = self._call(plan)
-        return outcome, self.answers.judge(plan, outcome)
+        wrong = self.answers.judge(plan, outcome)
+        if not wrong and outcome.end == exchange.UNREAD:
+            wrong = outcome.detail  # a right answer to what was not asked
+        return outcome, wrong
 
     def _call(self, plan: Plan, awaits_close: bool | None = None) -> Outcome:
         if awaits_close is None:

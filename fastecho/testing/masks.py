@@ -40,7 +40,7 @@ def of_form(prefix: bytes) -> bytes:
 
     def general(found: re.Match[bytes]) -> bytes:
         if found[2]:
-            return rb" +\d+" if found[2].startswith(b" ") else rb"\d+"
+            return rb" *\d+" if found[2].startswith(b" ") else rb"\d+"
         return rb"[A-Z][a-z]+" if found[1] else escape(found[0])
 
     return _TOKEN.sub(general, prefix)
@@ -120,6 +120,8 @@ def difference(first: bytes, second: bytes) -> int:
 
 def suggest(first: bytes, second: bytes, masks: Masks) -> tuple[bytes, ...]:
     """Masks, besides those there are, that make two answers the same; none, if that cannot be."""
+    if not first or not second:
+        return ()
     found: tuple[bytes, ...] = ()
     hidden = masks
     for _ in range(SUGGESTED):
@@ -153,7 +155,8 @@ def _candidates(first: bytes, second: bytes, at: int) -> Iterator[bytes]:
         word -= 1
     if word > begin:
         yield b"(?<=%b)[\\w:.+-]+" % escape(first[begin:word][-10:])
-    yield (escape(first[begin:at]) or b"(?m)^") + rb"[^\r\n]*"
+    if at > begin:
+        yield escape(first[begin:at]) + rb"[^\r\n]*"
 
 
 def _word(data: bytes, at: int) -> bytes:

@@ -115,6 +115,15 @@ def right(sock: socket.socket) -> None:
         sock.sendall(b"".join(PREFIX + line + b"\n" for line in lines))
 
 
+def right_without_cr(sock: socket.socket) -> None:
+    """None of them; and a CR at a line's end is not part of it."""
+    buffer = b""
+    while data := sock.recv(65_536):
+        buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        sock.sendall(b"".join(PREFIX + line.removesuffix(b"\r") + b"\n" for line in lines))
+
+
 def main() -> None:
     serve = globals()[sys.argv[1]]
     with socket.create_server(("127.0.0.1", 0)) as listener:
