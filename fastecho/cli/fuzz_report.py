@@ -133,8 +133,10 @@ def _kinds(kinds: list[Kind]) -> Iterator[str]:
     ofs = ["all" if each.tried >= each.of else f"of {each.of:,}" for each in kinds]
     width = max(map(len, ofs))
     for each, count, of in zip(kinds, counts, ofs, strict=True):
-        row = f"  {each.name:<{named}}  {count:>{wide}} {of:<{width}}  {each.note or each.told}"
-        yield row.rstrip()
+        row = f"  {each.name:<{named}}  {count:>{wide}} {of:<{width}}  "
+        words = textwrap.wrap(each.note or each.told, WIDTH - len(row)) or [""]
+        for number, line in enumerate(words):
+            yield f"{' ' * len(row) if number else row}{line}".rstrip()
 
 
 def _certainty(found: Finding) -> Iterator[str]:

@@ -149,8 +149,8 @@ class Echoes(Answers):
         return None if not complete else GRACE if wrong else 0.0
 
     def judge(self, plan: Plan, outcome: Outcome) -> str:
-        wrong, _ = self._compare(self._sent(plan), outcome.received)
-        return wrong and wrong + explain(outcome)
+        wrong, complete = self._compare(self._sent(plan), outcome.received)
+        return wrong if complete else f"{wrong}{explain(outcome)}"
 
     def expected(self, plan: Plan) -> bytes:
         return b"".join(self._reply(self._echoed(each)) for each in self._sent(plan))

@@ -194,7 +194,7 @@ class Fuzzer:
 
     def _learn_answer(self, answers: Recorded, plan: Plan, outcome: Outcome) -> None:
         if outcome.end == exchange.FLOODED:
-            words = f"the answer has no end: more than {LONGEST_ANSWER:,} bytes came"
+            words = f"the answer is too long to compare: more than {LONGEST_ANSWER:,} bytes came"
             raise NoAnswer(f"{self._report.target}: {words}")
         if not outcome.received:
             raise NoAnswer(f"{self._report.target}: no answer{explain(outcome)}")

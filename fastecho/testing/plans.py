@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain
 from math import comb, isqrt
 from typing import Any
 
@@ -60,7 +60,7 @@ def kinds(answers: Answers, pairs: int, seed: int) -> Iterator[tuple[Kind, Plans
     yield _kind(TOGETHER, told, size + 1, lambda: _together(batch))
     half = lambda: chain(_singles(requests, HALF_CLOSED), _bytes(requests, HALF_CLOSED))  # noqa: E731
     yield _kind(HALF, "single cuts and byte by byte", sizes + len(requests), half)
-    told = "at every byte; then another client is answered"
+    told = "at every byte; then others are answered"
     yield _kind(RESETS, told, sizes + len(requests), lambda: _resets(requests))
 
 
@@ -81,19 +81,18 @@ def _bytes(requests: Sequence[bytes], ending: str) -> Iterator[Plan]:
 
 def _pairs(requests: Sequence[bytes], budget: int, seed: int) -> tuple[Kind, Plans]:
     counts = [comb(len(each) - 1, 2) for each in requests]
-    share = budget // len(requests)
-    total = sum(min(share, count) for count in counts)
+    shares: list[int] = []
+    for number, count in enumerate(counts):
+        fair = (budget - sum(shares)) // (len(counts) - number)
+        shares.append(min(fair, count))
 
     def plans() -> Iterator[Plan]:
-        for each, count in zip(requests, counts, strict=True):
-            if count <= share:
-                for cuts in combinations(range(1, len(each)), 2):
-                    yield Plan((each,), cuts)
-            else:
-                for number in sorted(random.Random(seed).sample(range(count), share)):
-                    yield Plan((each,), _pair(number))
+        for each, count, share in zip(requests, counts, shares, strict=True):
+            chosen = random.Random(seed).sample(range(count), share)
+            for number in sorted(chosen):
+                yield Plan((each,), _pair(number))
 
-    return Kind(PAIRS, "", sum(counts), total), plans
+    return Kind(PAIRS, "", sum(counts), sum(shares)), plans
 
 
 def _pair(number: int) -> tuple[int, int]:
