@@ -3,8 +3,8 @@
 The map. Imports point down, or left within a row::
 
     cli/            the commands; one file each: parse, call one function
-    testing/        for the tests of others: cuts, decoders, a socket that delivers by plan; the search
-                    for cuts that a server does not survive (`fuzzer`)
+    testing/        for the tests of others: cuts, decoders, a socket that delivers by plan; and the
+                    search for cuts that a server does not survive (`fuzzer`)
     plot  report    runs of load as a picture; kept, read again, merged
     load  ping  client
                     the other end of the socket: many messages measured; one at a time, and the two

@@ -481,6 +481,48 @@ def test_a_bug_that_needs_more_cuts_is_found_at_random() -> None:
     assert (found.kind, len(found.plan.cuts), found.flaky) == (plans.RANDOM, 4, False)
 
 
+def test_a_server_that_dies_of_a_random_plan_is_not_shrunk_any_more() -> None:
+    """Whatever is tried after that fails, and says nothing."""
+    dead = False
+
+    def act(sock: socket.socket) -> None:
+        nonlocal dead
+        pieces = []
+        while (data := sock.recv(65_536)) and not dead:
+            pieces.append(data)
+            if data.endswith(b"!"):
+                dead = len(pieces) == 4
+                sock.sendall(b"" if dead else b"well")
+
+    with serving(act) as address:
+        answers = recorded(b"what is this!", count=1)
+        found = search(address, answers, Options(TIMEOUT, pairs=10, examples=300)).finding
+    assert found is not None
+    assert found.fatal
+    assert len(found.plan.cuts) == 3
+    assert found.plan == found.first
+
+
+def test_what_a_plan_leaves_behind_is_not_taken_for_another_failure() -> None:
+    """A second cut breaks the next client, too, which says nothing of a plan with one."""
+    spoilt = False
+
+    def act(sock: socket.socket) -> None:
+        nonlocal spoilt
+        pieces = []
+        while data := sock.recv(65_536):
+            pieces.append(data)
+            if data.endswith(b"!"):
+                wrong, spoilt = spoilt or len(pieces) == 3, len(pieces) == 3
+                sock.sendall(b"wrong" if wrong else b"right")
+
+    with serving(act) as address:
+        found = search(address, recorded(b"what is this!", count=1)).finding
+    assert found is not None
+    assert (found.kind, found.plan.cuts, found.flaky) == (plans.PAIRS, found.first.cuts, False)
+    assert found.after == "the client after that was not answered either: the answer is another"
+
+
 def test_an_answer_that_differs_once_is_flaky() -> None:
     cut: list[bytes] = []
 
@@ -624,6 +666,23 @@ def test_a_server_that_does_not_answer_is_named(
         search(address, answers, Options(timeout=0.2))
     assert address in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+def test_a_server_that_answers_once() -> None:
+    """As `nc -l` does."""
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as sock:
+            sock.sendall(sock.recv(100))
+            sock.recv(100)
+
+    listener = socket.create_server((OWN_HOST, 0))
+    address = named(listener.getsockname())
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.raises(NoAnswer, match="one answer, and then no other"):
+        search(address, echoes(), Options(timeout=0.5))
+    thread.join(PATIENCE)
 
 
 def test_a_server_that_is_not_there(unused: str) -> None:

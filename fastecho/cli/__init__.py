@@ -99,8 +99,8 @@ printf 'hello\\n' | fastecho client   send it a message, print its reply
 fastecho ping                        time its replies, once a second
 fastecho bench                       native against pure, on this machine
 fastecho load --connections 64       measure it
-fastecho fuzz                        does it survive every way of cutting its input?
-fastecho --faults walk               answer right, but in ever other pieces
+fastecho fuzz                        find the cut that it does not survive
+fastecho --faults walk               answer right, in ever other pieces
 """
 
 

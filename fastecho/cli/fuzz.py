@@ -193,6 +193,7 @@ def _run(
         "machine": machine.describe(__version__),
         "options": vars(told),
         "framing": framing,
+        "masks": [os.fsdecode(each) for each in search.answers.masks.expressions],
         **fuzz_report.document(report, search.answers),
     }
     if file is not None and file != STANDARD:
@@ -201,7 +202,7 @@ def _run(
         click.echo(json.dumps(document, indent=1))
     else:
         click.echo(fuzz_report.text(report, search.answers, framing, repro if found else None))
-    return INTERRUPTED if report.stopped else FAILED if found else 0
+    return FAILED if found else INTERRUPTED if report.stopped else 0
 
 
 def _program(

@@ -37,6 +37,7 @@ REQUESTS = 3
 TRIES = 3
 #: Waits that a finding may take, to be tried again and shrunk.
 PATIENCE = 10
+TIME_UP = "the time was up"
 
 
 class NoAnswer(FastechoError):
@@ -168,7 +169,7 @@ class Fuzzer:
 
     def _prepare(self) -> None:
         """Learn what a right answer is, for each way of ending."""
-        plan = Plan(self.answers.requests[:1])
+        plan = self._control
         outcome = self._call(plan, awaits_close=True)
         if outcome.end == exchange.REFUSED:
             raise FastechoError(outcome.detail)
@@ -181,9 +182,7 @@ class Fuzzer:
     def _learn_echo(self, answers: Echoes, plan: Plan, outcome: Outcome) -> None:
         if wrong := answers.learn(outcome):
             raise NoAnswer(self._no_echo(plan, outcome, wrong))
-        again = self._call(plan)
-        if answers.judge(plan, again):
-            raise self._unstable(outcome.received, again.received)
+        self._ask_again(plan, outcome)
         for request in answers.requests[1:]:
             other = Plan((request,))
             answers.learn_end_of_line(other, self._call(other))
@@ -199,10 +198,17 @@ class Fuzzer:
         if not outcome.received:
             raise NoAnswer(f"{self._report.target}: no answer{explain(outcome)}")
         answers.learn(plan, outcome.received)
-        again = self._call(plan)
-        if answers.judge(plan, again):
-            raise self._unstable(outcome.received, again.received)
+        self._ask_again(plan, outcome)
         self._half_closes = self._learn_other(answers, replace(plan, ending=HALF_CLOSED))
+
+    def _ask_again(self, plan: Plan, first: Outcome) -> None:
+        """What is not the same twice cannot be compared."""
+        again = self._call(plan)
+        if not again.received:
+            words = f"one answer, and then no other{explain(again)}"
+            raise NoAnswer(f"{self._report.target}: {words}")
+        if self.answers.judge(plan, again):
+            raise self._unstable(first.received, again.received)
 
     def _learn_other(self, answers: Recorded, plan: Plan) -> bool:
         """Whether there is one answer when it ends so."""
@@ -245,10 +251,10 @@ class Fuzzer:
             try:
                 found = self._first_wrong(kind, made(), progress)
             except TimeUp:
-                kind.note = "the time was up"
+                kind.note = TIME_UP
                 continue
             if found:
-                self._report.finding = self._examine(kind, *found)
+                self._examine(kind, *found)
                 return
         self._caller.until = end
         self._search_randomly(progress)
@@ -288,19 +294,29 @@ class Fuzzer:
         if not options.examples:
             return
         failed: list[tuple[Plan, Outcome, str]] = []
+        over = False
 
         def fails(plan: Plan) -> bool:
-            if kind.note:
+            nonlocal over
+            if over:
                 return False
-            if not failed:
-                progress(kind)
             try:
+                if not failed:
+                    progress(kind)
+                    kind.tried += 1
+                elif self._try(self._control)[1]:
+                    over = True  # nothing can be shrunk with a server that answers nobody
+                    return False
                 outcome, wrong = self._try(plan)
             except TimeUp:
-                kind.note = "the time was up"
+                over = True
+                if not failed:
+                    kind.tried -= 1
+                    kind.note = TIME_UP
                 return False
-            kind.tried += not failed
             if wrong:
+                if not failed:
+                    self._caller.until = time.monotonic() + self._patience
                 failed.append((plan, outcome, wrong))
             return bool(wrong)
 
@@ -311,26 +327,26 @@ class Fuzzer:
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )
+        strategy = plans.randoms(self.answers, self._half_closes)
         try:
-            strategy = plans.randoms(self.answers, self._half_closes)
             find(strategy, fails, settings=told, random=random.Random(options.seed))
         except NoSuchExample:
             pass
-        except HypothesisException:
-            if not failed:
-                raise  # else the server is not the same each time: what failed is tried again
-        if not failed and not kind.note:  # there may be fewer plans than were asked for
-            kind.of = kind.total = kind.tried
+        except HypothesisException:  # the server, or the time, was not the same each time
+            if not failed and not over:
+                raise
         if failed:
-            kind.note = ""
             smallest = min(failed, key=lambda each: (len(each[0].cuts), len(each[0].data)))
-            self._report.finding = self._examine(kind, *smallest)
+            self._examine(kind, *smallest)
+        elif not over:  # there may be fewer plans than were asked for
+            kind.of = kind.total = kind.tried
 
     # -- what was found
 
-    def _examine(self, kind: Kind, plan: Plan, outcome: Outcome, wrong: str) -> Finding:
-        found = Finding(kind.name, plan, plan, outcome, wrong)
-        self._caller.until = time.monotonic() + PATIENCE * max(1.0, self._options.timeout)
+    def _examine(self, kind: Kind, plan: Plan, outcome: Outcome, wrong: str) -> None:
+        """Whether it fails again, what of it is needed, what became of the server."""
+        found = self._report.finding = Finding(kind.name, plan, plan, outcome, wrong)
+        self._caller.until = time.monotonic() + self._patience
         try:
             self._look_after(found)
             if not found.fatal:
@@ -338,7 +354,6 @@ class Fuzzer:
                 self._try_again(found)
         except TimeUp:
             pass
-        return found
 
     def _look_after(self, found: Finding) -> None:
         """Whether the server answers others as before.
@@ -346,23 +361,23 @@ class Fuzzer:
         Raises:
             Unstable: the answer to the request sent whole has changed on its own.
         """
-        plan = Plan(self.answers.requests[:1])
-        _, wrong = self._try(plan)
+        _, wrong = self._try(self._control)
         if not wrong:
             return
-        again, still = self._try(plan)
+        again, still = self._try(self._control)
         if not still:
             found.after = f"the client after that was not answered either: {wrong}"
             return
-        expected = self.answers.expected(plan)
+        expected = self.answers.expected(self._control)
         if again.received and suggest(expected, again.received, self.answers.masks):
+            self._report.finding = None
             raise self._unstable(expected, again.received)
         found.fatal = True
         found.after = f"since then the server answers nobody as before: {still}"
 
     def _try_again(self, found: Finding) -> None:
         for _ in range(TRIES - 1):
-            _, wrong = self._try(found.plan)
+            _, wrong = self._try_after(found, found.plan)
             found.tries += 1
             found.failed += bool(wrong)
 
@@ -372,11 +387,19 @@ class Fuzzer:
         while smaller:
             smaller = False
             for plan in self._smaller(found.plan):
-                outcome, wrong = self._try(plan)
+                outcome, wrong = self._try_after(found, plan)
+                if outcome.end == exchange.REFUSED:
+                    return
                 if wrong:
                     found.plan, found.outcome, found.wrong = plan, outcome, wrong
                     smaller = True
                     break
+
+    def _try_after(self, found: Finding, plan: Plan) -> tuple[Outcome, str]:
+        """As `_try`, when others were tried before that may have left something behind."""
+        if found.after:
+            self._try(self._control)
+        return self._try(plan)
 
     def _smaller(self, plan: Plan) -> Iterator[Plan]:
         """Plans with less in them, the least first."""
@@ -396,6 +419,16 @@ class Fuzzer:
             fewer = replace(plan, requests=plan.requests[:count])
             if all(at < len(fewer.data) for at in plan.cuts) and self._is_known(fewer):
                 yield fewer
+
+    @property
+    def _control(self) -> Plan:
+        """What the server is known to answer."""
+        return Plan(self.answers.requests[:1])
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for what is done with a finding."""
+        return PATIENCE * max(1.0, self._options.timeout)
 
     def _is_known(self, plan: Plan) -> bool:
         """Whether there is a right answer to compare with, perhaps only now."""
