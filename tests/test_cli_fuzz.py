@@ -29,7 +29,7 @@ from fastecho.cli.fuzz import _bytes
 
 DONE, FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 COMMAND = (sys.executable, "-W", "error", "-m", "fastecho", "fuzz")
-QUICK = ("--pairs", "20", "--examples", "5", "--timeout", "1")
+QUICK = ("--pairs", "20", "--examples", "5", "--timeout", "0.5")
 
 
 def fuzz(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -172,7 +172,7 @@ def test_a_request_is_read_from_a_file_from_a_pipe_and_from_the_command_line(
                 "--json",
                 "-",
                 "--timeout",
-                "0.3",
+                "0.1",
                 "--pairs",
                 "0",
                 "--examples",
