@@ -143,7 +143,7 @@ def test_json_without_a_finding() -> None:
 @pytest.mark.parametrize(
     ("name", "sentences"),
     [
-        ("short_buffer", ["1,025 bytes sent whole", "--max-frame 512", "and 985 bytes more"]),
+        ("short_buffer", ["1,025 bytes sent whole", "--max-frame 1023", "and 985 bytes more"]),
         ("dies_of_a_reset", ["reset after byte 1 of 17", "answers nobody", "not be tried again"]),
         ("one_buffer_for_all", ["The reply begins with '> h', others with '> '."]),
         ("second_dropped", ["2 requests in one segment", "found among requests together"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import subprocess
@@ -420,8 +421,6 @@ def test_the_bug_is_found_and_shrunk_and_reproduced(
                 "repro.py",
             )
         )
-        if not found.fatal:
-            assert run(sys.executable, "-W", "error", program).returncode == 1
     assert run(sys.executable, "-W", "error", program).returncode == 3
     with Broken(name) as again:
         done = run(sys.executable, "-W", "error", program, *again.split(":"))
@@ -768,6 +767,24 @@ def test_what_is_left_untried_is_told() -> None:
     assert report.finding is None
     assert any(each.note == "the time was up" for each in report.kinds)
     assert len(report.kinds) == 8
+
+
+def test_a_search_that_needs_more_ports_than_there_are_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dialled(_target: object, _timeout: float) -> Iterator[socket.socket]:
+        raise FastechoError("no") from OSError(errno.EADDRNOTAVAIL, "no")
+        yield
+
+    def progress(kind: Any) -> None:
+        if kind.tried == 5:
+            monkeypatch.setattr(dial.Target, "dial", dialled)
+
+    with fastecho.running() as server:
+        report = Fuzzer(dial.parse(named(server.tcp_address)), echoes(), QUICK).run(progress)
+    assert report.finding is None
+    assert {each.note for each in report.kinds} == {"no port is left for a connection"}
+    assert report.tried == 5
 
 
 def test_without_hypothesis_all_but_the_random_plans_is_tried(

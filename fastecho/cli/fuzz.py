@@ -290,7 +290,7 @@ class _Progress:
         count = f"{kind.tried:,} of {kind.total:,}"
         if self._animated:
             done = BAR * kind.tried // max(kind.total, 1)
-            bar = "━" * done + "─" * (BAR - done)
+            bar = "#" * done + "-" * (BAR - done)
             click.echo(f"\r\x1b[2K{kind.name:<18} {bar} {count}", nl=False, err=True)
             self._shown = True
         else:

@@ -16,7 +16,7 @@ from ..testing.answers import Answers
 from ..testing.exchange import HALF_CLOSED, RESET, Plan
 from ..testing.fuzzer import Finding, Report
 from ..testing.masks import difference
-from ..testing.plans import LENGTHS, Kind
+from ..testing.plans import Kind
 
 WIDTH = 78
 #: Bytes of a line of hex, lines of it, and how many of them stand before the first difference.
@@ -148,8 +148,8 @@ def _certainty(found: Finding) -> Iterator[str]:
         words = f"It failed {found.failed} of {found.tries} times."
     if found.first != found.plan:
         words += f" It was found among {found.kind}, with {told(found.first)}, and shrunk."
-    if found.kind == LENGTHS and not found.plan.cuts:
-        words += f" If no message should be so long: --max-frame {len(found.plan.data) // 2}."
+    if found.right_until:
+        words += f" If no message should be so long: --max-frame {found.right_until}."
     if found.after:
         words = f"{_sentence(found.after)} {words}"
     yield from textwrap.wrap(words, WIDTH)

@@ -7,6 +7,7 @@ that says nothing, reads nothing, or does not stop talking is an `Outcome` like 
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
@@ -28,6 +29,8 @@ OPEN, HALF_CLOSED, RESET = "left open", "half-closed", "reset"
 ANSWERED, CLOSED, ABORTED = "answered", "closed", "aborted"
 SILENT, UNREAD, FLOODED, REFUSED = "silent", "unread", "flooded", "refused"
 
+TIME_UP = "the time was up"
+
 #: Seconds that more may take to come, where what came is already as long as what was expected: it
 #: is only waited for when something is wrong.
 GRACE = 0.05
@@ -41,8 +44,8 @@ SIZE = 65_536
 LINGER = struct.pack("ii", 1, 0)
 
 
-class TimeUp(Exception):
-    """The time for all exchanges together is over."""
+class Untried(Exception):
+    """This plan was not tried to its end, and none of those after it will be; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Caller:
             awaits_close: whether the server is known to close, once we have.
 
         Raises:
-            TimeUp: `until` has passed.
+            Untried: `until` has passed, or there are no means.
         """
         connected = self._connect()
         if isinstance(connected, Outcome):
@@ -147,10 +150,12 @@ class Caller:
 
     def _connect(self) -> tuple[socket.socket, delivery.Delivery] | Outcome:
         if time.monotonic() >= self.until:
-            raise TimeUp
+            raise Untried(TIME_UP)
         try:
             sock = next(self.target.dial(self.timeout))
         except FastechoError as error:
+            if getattr(error.__cause__, "errno", None) == errno.EADDRNOTAVAIL:
+                raise Untried("no port is left for a connection") from error
             return Outcome(b"", REFUSED, str(error))
         try:
             if sock.family != socket.AF_UNIX:
@@ -314,7 +319,7 @@ class _Exchange:
     def _check_time(self) -> None:
         """What was not waited for long enough says nothing."""
         if time.monotonic() >= self._caller.until:
-            raise TimeUp
+            raise Untried(TIME_UP)
 
     def _give_up(self, end: str, detail: str) -> None:
         self._check_time()

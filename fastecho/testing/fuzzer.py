@@ -20,7 +20,7 @@ from ..client import quoted
 from ..errors import ConfigError, FastechoError
 from . import exchange, plans
 from .answers import LONGEST_ANSWER, Answers, Echoes, Recorded, explain
-from .exchange import HALF_CLOSED, OPEN, RESET, Caller, Outcome, Plan, TimeUp
+from .exchange import HALF_CLOSED, OPEN, RESET, Caller, Outcome, Plan, Untried
 from .masks import difference, suggest
 from .plans import Kind
 
@@ -37,7 +37,6 @@ REQUESTS = 3
 TRIES = 3
 #: Waits that a finding may take, to be tried again and shrunk.
 PATIENCE = 10
-TIME_UP = "the time was up"
 
 
 class NoAnswer(FastechoError):
@@ -79,6 +78,7 @@ class Finding:
         failed, tries: how often it failed when it was tried so often.
         after: what became of the server, in words, where it did not go on as before.
         fatal: whether it never did; then nothing could be tried again.
+        right_until: bytes of the longest message that was answered, if this one may be too long.
     """
 
     kind: str
@@ -90,6 +90,7 @@ class Finding:
     tries: int = 1
     after: str = ""
     fatal: bool = False
+    right_until: int = 0
 
     @property
     def flaky(self) -> bool:
@@ -250,8 +251,8 @@ class Fuzzer:
             self._caller.until = time.monotonic() + (end - time.monotonic()) / 2
             try:
                 found = self._first_wrong(kind, made(), progress)
-            except TimeUp:
-                kind.note = TIME_UP
+            except Untried as reason:
+                kind.note = str(reason)
                 continue
             if found:
                 self._examine(kind, *found)
@@ -308,11 +309,11 @@ class Fuzzer:
                     over = True  # nothing can be shrunk with a server that answers nobody
                     return False
                 outcome, wrong = self._try(plan)
-            except TimeUp:
+            except Untried as reason:
                 over = True
                 if not failed:
                     kind.tried -= 1
-                    kind.note = TIME_UP
+                    kind.note = str(reason)
                 return False
             if wrong:
                 if not failed:
@@ -346,13 +347,15 @@ class Fuzzer:
     def _examine(self, kind: Kind, plan: Plan, outcome: Outcome, wrong: str) -> None:
         """Whether it fails again, what of it is needed, what became of the server."""
         found = self._report.finding = Finding(kind.name, plan, plan, outcome, wrong)
+        if isinstance(self.answers, Echoes) and kind.name == plans.LENGTHS and kind.tried > 1:
+            found.right_until = self.answers.sizes[kind.tried - 2]
         self._caller.until = time.monotonic() + self._patience
         try:
             self._look_after(found)
             if not found.fatal:
                 self._shrink(found)
                 self._try_again(found)
-        except TimeUp:
+        except Untried:
             pass
 
     def _look_after(self, found: Finding) -> None:
