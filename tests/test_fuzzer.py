@@ -548,6 +548,27 @@ def test_nothing_is_found_in_an_echo_of_bytes() -> None:
         assert search(named(server.tcp_address), echoes()).finding is None
 
 
+def test_nothing_is_found_in_a_server_that_speaks_first() -> None:
+    """As one of SMTP does, which also closes at the end of what it was told."""
+
+    def act(sock: socket.socket) -> None:
+        sock.sendall(b"220 hello\r\n")
+        buffer = b""
+        while data := sock.recv(65_536):
+            buffer += data
+            *lines, buffer = buffer.split(b"\r\n")
+            for line in lines:
+                sock.sendall(b"221 bye\r\n" if line == b"QUIT" else b"250 ok\r\n")
+                if line == b"QUIT":
+                    return
+
+    with serving(act) as address:
+        request = b"HELO a\r\nMAIL FROM:<a@b>\r\nQUIT\r\n"
+        report = search(address, recorded(request))
+    assert report.finding is None, report.finding
+    assert all(not each.note for each in report.kinds)
+
+
 REDIS = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$7\r\na\r\nb\r\n\0\r\nGET k\r\n"
 MEMCACHED = b"set k 0 0 7\r\na\r\nb\r\n\0\r\nget k\r\nversion\r\n"
 GET = b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -9,7 +9,6 @@ What was found depends on the server and the seed alone; how far the search got,
 
 from __future__ import annotations
 
-import random
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -285,15 +284,6 @@ class Fuzzer:
         options = self._options
         kind = Kind(plans.RANDOM, f"by Hypothesis, seed {options.seed}", options.examples, 0)
         self._report.kinds.append(kind)
-        try:
-            from hypothesis import HealthCheck, Phase, find, settings
-            from hypothesis.errors import HypothesisException, NoSuchExample
-        except ModuleNotFoundError:
-            kind.note = "Hypothesis is not installed (pip install 'fastecho[testing]')"
-            return
-        kind.total = options.examples
-        if not options.examples:
-            return
         failed: list[tuple[Plan, Outcome, str]] = []
         over = False
 
@@ -302,40 +292,31 @@ class Fuzzer:
             if over:
                 return False
             try:
-                if not failed:
-                    progress(kind)
-                    kind.tried += 1
-                elif self._try(self._control)[1]:
+                if failed and self._try(self._control)[1]:
                     over = True  # nothing can be shrunk with a server that answers nobody
                     return False
+                if not failed:
+                    progress(kind)
                 outcome, wrong = self._try(plan)
             except Untried as reason:
                 over = True
-                if not failed:
-                    kind.tried -= 1
-                    kind.note = str(reason)
+                kind.note = "" if failed else str(reason)
                 return False
+            if not failed:
+                kind.tried += 1
             if wrong:
-                if not failed:
-                    self._caller.until = time.monotonic() + self._patience
                 failed.append((plan, outcome, wrong))
+                self._caller.until = min(self._caller.until, time.monotonic() + self._patience)
             return bool(wrong)
 
-        told = settings(
-            max_examples=options.examples,
-            database=None,
-            deadline=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        )
-        strategy = plans.randoms(self.answers, self._half_closes)
         try:
-            find(strategy, fails, settings=told, random=random.Random(options.seed))
-        except NoSuchExample:
-            pass
-        except HypothesisException:  # the server, or the time, was not the same each time
-            if not failed and not over:
-                raise
+            if options.examples:
+                kind.total = options.examples
+                plans.search(self.answers, self._half_closes, options.examples, options.seed, fails)
+        except ModuleNotFoundError:
+            kind.total = 0
+            kind.note = "Hypothesis is not installed (pip install 'fastecho[testing]')"
+            return
         if failed:
             smallest = min(failed, key=lambda each: (len(each[0].cuts), len(each[0].data)))
             self._examine(kind, *smallest)

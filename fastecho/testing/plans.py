@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import comb, isqrt
@@ -120,12 +121,40 @@ def _resets(requests: Sequence[bytes]) -> Iterator[Plan]:
             yield Plan((each,), (at,), RESET)
 
 
-def randoms(answers: Answers, half_closes: bool) -> Any:
-    """A Hypothesis strategy of plans.
+# -- at random
+
+
+def search(
+    answers: Answers, half_closes: bool, examples: int, seed: int, fails: Callable[[Plan], bool]
+) -> None:
+    """Have Hypothesis look for a plan that fails, and shrink it.
+
+    Args:
+        answers: what can be sent.
+        half_closes: whether plans may end so.
+        examples: plans to try, at most.
+        seed: of the plans.
+        fails: tries one; it keeps those that fail itself.
 
     Raises:
         ModuleNotFoundError: Hypothesis is not installed.
     """
+    from hypothesis import HealthCheck, Phase, errors, find, settings
+
+    told = settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    # A server need not fail each time (`Flaky`): what failed is kept all the same.
+    with suppress(errors.NoSuchExample, errors.Flaky):
+        find(_randoms(answers, half_closes), fails, settings=told, random=random.Random(seed))
+
+
+def _randoms(answers: Answers, half_closes: bool) -> Any:
+    """A strategy of plans."""
     from hypothesis import strategies as st
 
     some: list[tuple[bytes, ...]] = [(each,) for each in answers.requests]
