@@ -139,7 +139,10 @@ class Fuzzer:
         self._options = options
         self._caller = Caller(target, options.timeout)
         self._closes: dict[Plan, bool] = {}
+        # What the server is known to take; the others are not tried.
         self._half_closes = True
+        self._hangs_up = False
+        self._pipelines = True
         self._report = Report(target.name)
 
     def run(self, progress: Progress = lambda _: None) -> Report:
@@ -199,6 +202,7 @@ class Fuzzer:
             raise NoAnswer(f"{self._report.target}: no answer{explain(outcome)}")
         answers.learn(plan, outcome.received)
         self._ask_again(plan, outcome)
+        self._hangs_up = outcome.end in (exchange.CLOSED, exchange.ABORTED)
         self._half_closes = self._learn_other(answers, replace(plan, ending=HALF_CLOSED))
 
     def _ask_again(self, plan: Plan, first: Outcome) -> None:
@@ -244,6 +248,7 @@ class Fuzzer:
         options = self._options
         for kind, made in plans.kinds(self.answers, options.pairs, options.seed):
             self._report.kinds.append(kind)
+            self._caller.until = float("inf")
             if self._cannot(kind):
                 continue
             # None takes all the time of those after it.
@@ -264,9 +269,12 @@ class Fuzzer:
         if kind.name == plans.HALF and not self._half_closes:
             kind.note = "the server has no steady answer for a client that half-closes"
         if kind.name == plans.TOGETHER and isinstance(self.answers, Recorded):
-            self._caller.until = float("inf")
-            if not self._learn_other(self.answers, Plan(self.answers.batch)):
+            if self._hangs_up:
+                # A reset answers what comes after that, and may overtake the answer.
+                kind.note = "the server closes the connection after one"
+            elif not self._learn_other(self.answers, Plan(self.answers.batch)):
                 kind.note = "the server has no steady answer to them"
+            self._pipelines = not kind.note
         return bool(kind.note)
 
     def _first_wrong(
@@ -312,7 +320,7 @@ class Fuzzer:
         try:
             if options.examples:
                 kind.total = options.examples
-                plans.search(self.answers, self._half_closes, options.examples, options.seed, fails)
+                plans.search(self._uncut(), options.examples, options.seed, fails)
         except ModuleNotFoundError:
             kind.total = 0
             kind.note = "Hypothesis is not installed (pip install 'fastecho[testing]')"
@@ -322,6 +330,16 @@ class Fuzzer:
             self._examine(kind, *smallest)
         elif not over:  # there may be fewer plans than were asked for
             kind.of = kind.total = kind.tried
+
+    def _uncut(self) -> list[Plan]:
+        """All that there is a right answer to."""
+        answers = self.answers
+        alone = [Plan((each,)) for each in answers.requests]
+        if self._half_closes:
+            alone += [replace(each, ending=HALF_CLOSED) for each in alone]
+        if isinstance(answers, Echoes):
+            alone += [Plan(answers.sized(size)) for size in answers.sizes[-1:]]
+        return [*alone, Plan(answers.batch)] if self._pipelines else alone
 
     # -- what was found
 

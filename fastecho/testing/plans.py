@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import comb, isqrt
 from typing import Any
@@ -124,14 +124,11 @@ def _resets(requests: Sequence[bytes]) -> Iterator[Plan]:
 # -- at random
 
 
-def search(
-    answers: Answers, half_closes: bool, examples: int, seed: int, fails: Callable[[Plan], bool]
-) -> None:
+def search(uncut: Sequence[Plan], examples: int, seed: int, fails: Callable[[Plan], bool]) -> None:
     """Have Hypothesis look for a plan that fails, and shrink it.
 
     Args:
-        answers: what can be sent.
-        half_closes: whether plans may end so.
+        uncut: what can be cut.
         examples: plans to try, at most.
         seed: of the plans.
         fails: tries one; it keeps those that fail itself.
@@ -150,24 +147,17 @@ def search(
     )
     # A server need not fail each time (`Flaky`): what failed is kept all the same.
     with suppress(errors.NoSuchExample, errors.Flaky):
-        find(_randoms(answers, half_closes), fails, settings=told, random=random.Random(seed))
+        find(_randoms(uncut), fails, settings=told, random=random.Random(seed))
 
 
-def _randoms(answers: Answers, half_closes: bool) -> Any:
+def _randoms(uncut: Sequence[Plan]) -> Any:
     """A strategy of plans."""
     from hypothesis import strategies as st
 
-    some: list[tuple[bytes, ...]] = [(each,) for each in answers.requests]
-    if isinstance(answers, Echoes):
-        some += [answers.sized(size) for size in answers.sizes[-1:]]
-    endings = [OPEN, HALF_CLOSED] if half_closes else [OPEN]
-
-    def cut(requests: tuple[bytes, ...], ending: str) -> Any:
-        places = st.integers(1, max(1, len(b"".join(requests)) - 1))
+    def cut(plan: Plan) -> Any:
+        places = st.integers(1, max(1, len(plan.data) - 1))
         return st.sets(places, max_size=RANDOM_CUTS).map(
-            lambda cuts: Plan(requests, tuple(sorted(cuts)), ending)
+            lambda cuts: replace(plan, cuts=tuple(sorted(cuts)))
         )
 
-    alone = st.tuples(st.sampled_from(some), st.sampled_from(endings))
-    together = st.tuples(st.just(answers.batch), st.just(OPEN))
-    return st.one_of(alone, together).flatmap(lambda drawn: cut(*drawn))
+    return st.sampled_from(uncut).flatmap(cut)
