@@ -51,7 +51,8 @@ class Framing:
         fixed: the only length that a message can have, or None.
         capacity: the longest message that a length field can announce, or None.
         overhead: the most bytes that a frame has besides its message.
-        frame_size: of a message's length: bytes of its frame. (An overlong varint is not meant.)
+        frame_size: of a message's length: bytes of its frame, the delimiter apart. (An overlong
+            varint is not meant.)
     """
 
     spec: str
@@ -92,6 +93,11 @@ class Framing:
                 f" {wanted}a prefix of up to {longest_prefix:,}"
             )
         return asked or min(MAX_FRAME, room)
+
+    def frame_end(self, data: bytearray, begin: int, length: int) -> int:
+        """Where a frame ends that begins at `begin`, and whose message has that length."""
+        end = begin + self.frame_size(length)
+        return end + next((len(each) for each in self.delimiters if data.startswith(each, end)), 0)
 
     def codec(self, twin: Twin, max_frame: int | None, longest_prefix: int = 0) -> Codec:
         """A codec for one stream; arguments and errors as in `limit`."""
@@ -241,7 +247,6 @@ def _delimited(spec: str, delimiter: bytes) -> Framing:
         lambda twin, limit: twin.DelimiterCodec(delimiter, limit),
         delimiters=(delimiter,),
         overhead=len(delimiter),
-        frame_size=lambda length: length + len(delimiter),
     )
 
 

@@ -2,7 +2,7 @@
 
 The echo gives the replies to a whole `recv` at once. A second codec, fed with the same bytes, gives
 the messages; each prefix is rendered a second time, which gives its length; and the framing says
-how long a frame of both is. No I/O and no clock.
+where a frame of both ends. No I/O and no clock.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Splitter:
         for message in self._cutter.feed(data[:consumed]):
             number += 1
             prefix = self.echo.stamper.render(now_ns, number, len(message), self.echo.peer)
-            end = begin + self._framing.frame_size(len(prefix) + len(message))
+            end = self._framing.frame_end(out, begin, len(prefix) + len(message))
             replies.append(bytes(out[begin:end]))
             begin = end
         if (begin, number) != (written, self.echo.messages):

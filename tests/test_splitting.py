@@ -80,14 +80,15 @@ def test_each_reply_is_its_message_s(twin: Any, framing: Framing, messages: list
 
 
 @given(st.data())
-def test_a_frame_s_size_is_what_a_codec_makes(twin: Any, data: st.DataObject) -> None:
+def test_a_frame_ends_where_a_codec_ends_it(twin: Any, data: st.DataObject) -> None:
     framing = data.draw(strategies.framings())
     size = framing.max_frame if framing.kind == "fixed" else data.draw(st.integers(0, 200_000))
     try:
         frame = framing.codec(twin).encode(bytes(size))
     except ValueError:
         return
-    assert framings.parse(framing.spec).frame_size(size) == len(frame)
+    parsed = framings.parse(framing.spec)
+    assert parsed.frame_end(bytearray(b"x" + frame * 2), 1, size) == 1 + len(frame)
 
 
 def test_an_echo_that_does_not_add_up_is_found_out(twin: Any) -> None:
