@@ -17,7 +17,8 @@ from fastecho import ConfigError, framing
 from fastecho.testing import chops, every_cut, messages, pieces, segmentations, wire
 
 SPECS = (
-    *("line", "delimiter:0d0a", "delimiter:616261", "delimiter:78", "raw", "fixed:1", "fixed:5"),
+    *("line", "delimiter:0d0a", "delimiter:616261", "delimiter:78", "raw"),
+    *("fixed:1", "fixed:5", "any:0a,0d0a", "any:616261,63"),
     *("u8", "u16le", "u24", "u32", "u64", "varint", "netstring"),
     *("length:width=2,offset=3,adjust=2", "length:width=1,adjust=-2,le"),
 )
@@ -151,6 +152,8 @@ def test_lengths_next_to_where_a_header_grows_are_drawn(spec: str, sizes: list[i
         ("delimiter:0d0a", b"\r"),
         ("delimiter:0d0a", b"\n"),
         ("delimiter:616261", b"ab"),
+        ("any:0a,0d0a", b"\r"),
+        ("any:63,616261", b"ab"),
         ("netstring", b"1:"),
         ("varint", b"\x80"),
     ],

@@ -232,8 +232,9 @@ class Echoes(Answers):
             yield self._filled(LONG)
 
     def _filled(self, size: int) -> bytes:
-        letters = LETTERS.translate(None, self._framing.delimiter or b"")
-        others = bytes(range(256)).translate(None, self._framing.delimiter or b"")
+        ending = b"".join(self._framing.delimiters)
+        letters = LETTERS.translate(None, ending)
+        others = bytes(range(256)).translate(None, ending)
         return bytes(islice(cycle(letters or others), size))
 
     def _frames(self, messages: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -67,7 +67,7 @@ def messages(framing: str = "line", max_size: int = 300) -> SearchStrategy[bytes
     Raises:
         ConfigError: a spec that makes no sense.
     """
-    delimiter = framings.parse(framing).delimiter
+    delimiters = framings.parse(framing).delimiters
     codec = framings.codec(framing, backend="pure")
     least, most = _sizes(codec, max_size)
     near = {growth + more for growth in GROWTH for more in (-1, 0, 1)} | {least, most}
@@ -75,10 +75,10 @@ def messages(framing: str = "line", max_size: int = 300) -> SearchStrategy[bytes
         st.integers(least, min(most, least + 20)),
         st.sampled_from(sorted(size for size in near if least <= size <= most)),
     )
-    contents = st.tuples(_motifs(delimiter or b""), sizes).map(_repeated)
-    if delimiter is None:
+    contents = st.tuples(_motifs(delimiters), sizes).map(_repeated)
+    if not delimiters:
         return contents
-    return contents.map(lambda content: _first(codec, content, delimiter))
+    return contents.map(lambda content: _first(codec, content, delimiters[0]))
 
 
 def _sizes(codec: Codec, max_size: int) -> tuple[int, int]:
@@ -95,9 +95,9 @@ def _sizes(codec: Codec, max_size: int) -> tuple[int, int]:
     return least, max(least, min(max_size, codec.max_frame))
 
 
-def _motifs(delimiter: bytes) -> SearchStrategy[bytes]:
+def _motifs(delimiters: Iterable[bytes]) -> SearchStrategy[bytes]:
     """What a message repeats."""
-    odd = [*ODD, *(delimiter[:size] for size in range(1, len(delimiter)))]
+    odd = [*ODD, *(each[:size] for each in delimiters for size in range(1, len(each)))]
     some = st.lists(st.sampled_from(odd), min_size=1, max_size=6).map(b"".join)
     return st.one_of(st.sampled_from(odd), some, st.binary(min_size=1, max_size=20))
 
