@@ -48,6 +48,7 @@ NOT_RUN = {"make", "pip", "git", "docker", "sudo", "systemctl", "journalctl", "k
 #: What some machines lack: then the block is skipped.
 OPTIONAL = ("nc", "socat", "curl")
 VARYING = {
+    r"--fault-seed \d+": "--fault-seed <seed>",
     r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}": "<time>",  # {ctime}
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)": "<time>",  # {iso} {utc}
     r"\b[12]\d{9}(\d{3}){0,3}\b": "<time>",  # {epoch} ... {epoch_ns}
@@ -59,6 +60,7 @@ VARYING = {
     r"(?m)^( *\w[\w. ]*?) +[\d,]+ .* [\d.]+-[\d.]+$": r"\1 <measured>",  # fastecho bench
     r"native\b|pure: native not built": "<backend>",
     r"CPython [\w.+]+; Linux \w+": "<platform>",
+    r"(?m)^[ >] [0-9a-f]{4} .*$": "<bytes>",  # of replies with a stamp
     r"[ \t]+": " ",  # columns
 }
 
@@ -226,16 +228,21 @@ class Daemons:
         """One more, up to where it says that it is ready."""
         self._running.append((begun(command), command, shown))
         daemon, ready = self._running[-1][0], max(1, shown.count("waiting for "))
-        until(lambda: said(daemon).count("waiting for ") >= ready or has_ended(daemon), command)
+        until(
+            lambda: said(daemon, command).count("waiting for ") >= ready or has_ended(daemon),
+            command,
+        )
 
     def stop(self) -> None:
         """Interrupt them, and look at what they said."""
         while self._running:
             daemon, command, shown = self._running[0]
+            if command.startswith("fastecho replay "):  # it ends with its client
+                daemon.process.wait(PATIENCE)
             assert daemon.stop(signal.SIGINT) == 0 or not is_ours(command), daemon.stderr
             until_then, interrupted, after = shown.partition("^C\n")
             any_more = "" if interrupted else "...\n"
-            assert_shown(command, said(daemon), until_then + after + any_more, self._port)
+            assert_shown(command, said(daemon, command), until_then + after + any_more, self._port)
             self._running.pop(0)[0].discard()
 
     def discard(self) -> None:
@@ -244,8 +251,9 @@ class Daemons:
             daemon.discard()
 
 
-def said(daemon: Daemon) -> str:
-    return daemon.stderr + daemon.stdout
+def said(daemon: Daemon, command: str) -> str:
+    """But for what Python says when it is interrupted."""
+    return daemon.stderr + daemon.stdout if is_ours(command) else daemon.stdout
 
 
 def has_ended(daemon: Daemon) -> bool:
