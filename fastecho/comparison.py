@@ -262,12 +262,13 @@ class Daemon:
 
     Args:
         backend: its twin.
+        more: other flags.
 
     Raises:
         FastechoError: it does not start.
     """
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, *more: str) -> None:
         self.backend = backend
         # Its own settings, whatever is set for the daemons of this machine.
         variables = {
@@ -275,7 +276,7 @@ class Daemon:
         }
         command = [sys.executable, "-m", "fastecho", "serve", "--config", os.devnull]
         self._process = subprocess.Popen(  # noqa: S603 (we are what is started)
-            [*command, "--backend", backend, "127.0.0.1:0"],
+            [*command, "--backend", backend, *more, "127.0.0.1:0"],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=variables,
