@@ -15,8 +15,9 @@ after what was received, or within a reply after the piece before. `how` says wh
 that was sent before when this piece left: `read`, `acknowledged`, `unread` (the client took too
 long), or nothing, where nothing had to be known. `faults` are what struck, with their parameters.
 
-What is discarded (after `stall`, `truncate`, `reset`, or a frame at fault) is not `received`.
-A `message` comes after what completed it and before what is sent of its reply.
+What is discarded (after `stall`, `truncate`, `reset`, or a frame at fault) is not `received`, nor
+is a datagram that nobody would answer. A `message` comes after what completed it and before what is
+sent of its reply.
 """
 
 from __future__ import annotations

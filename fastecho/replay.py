@@ -68,12 +68,11 @@ def replay(script: Script, word: str | None, ready: Callable[[str], None]) -> st
             _shrink(one.sock, script)
         for one in bound:
             ready(one.name)
-        sock = _first([one.sock for one in bound])
+        socks = [one.sock for one in bound]
         if script.protocol not in sockets.STREAMS:
-            return _Exchange(script, sock).run()
-        time.sleep(_parameter(script, "late-accept", "time"))
+            return _Exchange(script, _first(socks)).run()
         deliveries = stack.enter_context(closing(Deliveries()))
-        connection = stack.enter_context(sock.accept()[0])
+        connection = stack.enter_context(_accepted(script, socks))
         return _Conversation(script, connection, deliveries).run()
 
 
@@ -96,6 +95,18 @@ def _first(socks: Sequence[socket.socket]) -> socket.socket:
         poll.register(sock, select.POLLIN)
     ready = {fd for fd, _ in poll.poll()}
     return next(sock for sock in socks if sock.fileno() in ready)
+
+
+def _accepted(script: Script, socks: Sequence[socket.socket]) -> socket.socket:
+    """The first connection, if need be after it has waited."""
+    while True:
+        sock = _first(socks)
+        time.sleep(_parameter(script, "late-accept", "time"))
+        try:
+            return sock.accept()[0]
+        except OSError as error:  # it has gone meanwhile
+            if not isinstance(error, BlockingIOError) and error.errno not in addresses.PASSING:
+                raise
 
 
 def _parameter(script: Script, fault: str, name: str) -> float:
@@ -197,12 +208,12 @@ class _Conversation:
         beyond = self._got + len(data) - len(self._expected)
         if beyond > 0 and self._script.how in LEFT_OPEN:
             data = data[: len(data) - beyond]  # what came then was read by nobody, or not logged
-        _compare("the request", self._got, data, self._expected[self._got :][: len(data)])
+        _compare("the request", self._got, data, self._expected[self._got : self._got + len(data)])
         self._got += len(data)
         if self._ended and self._got < len(self._expected):
             raise Differs(
                 f"the client ended after {self._got:,} of {len(self._expected):,} bytes:"
-                f" expected {self._expected[self._got :][:SHOWN].hex(' ')}"
+                f" expected {self._expected[self._got : self._got + SHOWN].hex(' ')}"
             )
         self._times.append((self._got + self._ended, time.monotonic()))
         if self._pause and data:

@@ -205,10 +205,13 @@ def test_what_a_client_reset_waits_for_the_client(tmp_path: Path) -> None:
 
 
 def test_a_reply_waits_for_its_message_and_no_other(tmp_path: Path) -> None:
-    """A client that read nothing then, until it had sent all, may wait for each reply now."""
+    """A client that read nothing then, until it had sent all, may wait for each reply now.
+
+    Replies of a limited bandwidth do not leave together, however late they are.
+    """
     path = tmp_path / "log"
     with (
-        serving(path, "delay:time=50ms", prefix="") as server,
+        serving(path, "delay:time=50ms; bandwidth:rate=1M", prefix="") as server,
         connected(server.tcp_address) as sock,
     ):
         for number, message in enumerate(MESSAGES, 1):
