@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
 from processes import PATIENCE
+
+#: Of all that can be done to streams, what is quick.
+FRAGMENTS = [
+    "walk",
+    "dribble:p=50%",
+    "slice:size=1-3,p=50%",
+    "corrupt:p=50%",
+    "duplicate:p=50%",
+    "swap:wait=2ms,p=50%",
+    "coalesce:wait=2ms,p=50%",
+    "delay:time=1-3ms,p=50%",
+    "bandwidth:rate=50k,p=50%",
+    "truncate:p=10%",
+    "reset:p=10%",
+    "stall:p=5%",
+    "slow-read:size=5,pause=1ms,p=50%",
+    "late-accept:time=5ms,p=50%",
+]
+plans = st.sets(st.sampled_from(FRAGMENTS), min_size=1).map(sorted).map("; ".join)
+seeds = st.integers(0, 2**63 - 1)
 
 #: Of a client that the server has reset.
 RESET = "reset"
@@ -65,6 +87,18 @@ def events(
     return [
         line for line in lines if line["event"] == event and line.get("connection") == connection
     ]
+
+
+def ends(parts: Iterable[bytes]) -> list[int]:
+    """Where each of them ends, if they follow each other."""
+    return list(itertools.accumulate(map(len, parts)))
+
+
+def read_ends(lines: Iterable[dict[str, Any]]) -> set[int]:
+    """Where `recv`s must have ended: the next piece waited until all before was read."""
+    sent = events(lines, "sent")
+    pairs = zip(ends(hexes(sent)), itertools.pairwise(sent), strict=False)
+    return {end for end, (_, then) in pairs if then["how"]}
 
 
 def hexes(lines: Iterable[dict[str, Any]], key: str = "bytes") -> list[bytes]:

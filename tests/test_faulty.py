@@ -18,7 +18,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from misbehaved import RESET, asked, connected, ended, events, hexes, log, recvs
+from misbehaved import (
+    RESET,
+    asked,
+    connected,
+    ended,
+    ends,
+    events,
+    hexes,
+    log,
+    plans,
+    read_ends,
+    recvs,
+    seeds,
+)
 from processes import PATIENCE, serving, until
 
 from fastecho import ConfigError, FastechoError, Server, faults, running
@@ -322,29 +335,11 @@ def test_decisions_are_the_same_however_others_are_interleaved(
         assert ends or len(said) == counts[number]
 
 
-FRAGMENTS = [
-    "walk",
-    "dribble:p=50%",
-    "slice:size=1-3,p=50%",
-    "corrupt:p=50%",
-    "duplicate:p=50%",
-    "swap:wait=2ms,p=50%",
-    "coalesce:wait=2ms,p=50%",
-    "delay:time=1-3ms,p=50%",
-    "bandwidth:rate=50k,p=50%",
-    "truncate:p=10%",
-    "reset:p=10%",
-    "stall:p=5%",
-    "slow-read:size=5,pause=1ms,p=50%",
-    "late-accept:time=5ms,p=50%",
-]
-
-
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    plan=st.sets(st.sampled_from(FRAGMENTS), min_size=1).map(sorted).map("; ".join),
+    plan=plans,
     sizes=st.lists(st.integers(0, 12), max_size=10),
-    seed=st.integers(0, 2**63 - 1),
+    seed=seeds,
 )
 def test_a_client_gets_what_the_log_says_in_no_fewer_pieces(
     served: Any, tmp_path: Path, plan: str, sizes: list[int], seed: int
@@ -358,11 +353,7 @@ def test_a_client_gets_what_the_log_says_in_no_fewer_pieces(
     assert b"".join(got) == b"".join(hexes(sent))
     (closed,) = events(lines, "closed")
     assert (closed["how"] == "fault_reset") == (RESET in found)
-    recv_ends = set(itertools.accumulate(map(len, got)))
-    ends = itertools.accumulate(map(len, hexes(sent)))
-    assert recv_ends >= {
-        end for end, (_, then) in zip(ends, itertools.pairwise(sent), strict=False) if then["how"]
-    }
+    assert set(ends(got)) >= read_ends(lines)
     replied = {message for line in sent for message in line["messages"]}
     assert replied <= {line["message"] for line in events(lines, "message")}
 

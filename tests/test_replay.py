@@ -15,7 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehaved import RESET, asked, connected, ended, events, hexes, log, recvs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from misbehaved import (
+    RESET,
+    asked,
+    connected,
+    ended,
+    ends,
+    events,
+    hexes,
+    log,
+    plans,
+    read_ends,
+    recvs,
+    seeds,
+)
 from processes import FASTECHO, PATIENCE, abort, environment, until
 
 from fastecho import ConfigError, FastechoError, replay, running, script
@@ -26,9 +41,8 @@ READY = re.compile(r"^waiting for (\w+) \.\.\. (\w+):(?://)?(.+) \(connection \d
 
 @contextmanager
 def serving(path: Path, plan: str, listen: str = "tcp://127.0.0.1:0", **more: Any) -> Iterator[Any]:
-    with running(
-        listen=listen, faults=plan, fault_seed=SEED, fault_log=str(path), **more
-    ) as server:
+    chosen = {"listen": listen, "faults": plan, "fault_seed": SEED, "fault_log": path, **more}
+    with running(**chosen) as server:
         yield server
 
 
@@ -139,6 +153,28 @@ def test_whatever_was_done_is_done_again(plan: str, tmp_path: Path) -> None:
     assert isinstance(again.result, str), again.result
     if "delay" in plan or "late" in plan:
         assert min(took, time.monotonic() - before) >= 0.02
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=plans, sizes=st.lists(st.integers(0, 12), max_size=10), seed=seeds)
+def test_any_plan_s_connection_comes_again(
+    tmp_path: Path, plan: str, sizes: list[int], seed: int
+) -> None:
+    path = tmp_path / "log"
+    requests = b"".join(b"%x" % size * size + b"\n" for size in sizes) + b"tail"
+
+    def converse(address: Any) -> list[Any]:
+        with connected(address) as sock:
+            sock.sendall(requests)
+            return ended(sock)
+
+    with serving(path, plan, fault_seed=seed) as server:
+        first = converse(server.tcp_address)
+    again = Again(path)
+    found = converse(again.address)
+    assert _joined(found) == _joined(first)
+    assert isinstance(again.result, str), again.result
+    assert set(ends(part for part in found if part != RESET)) >= read_ends(log(path))
 
 
 def _joined(found: list[Any]) -> tuple[bytes, bool]:
