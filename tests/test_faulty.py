@@ -34,10 +34,9 @@ from misbehaved import (
 )
 from processes import PATIENCE, serving, until
 
-from fastecho import ConfigError, FastechoError, Server, faults, running
+from fastecho import ConfigError, FastechoError, Server, faults, pump, running
 from fastecho.decisions import Draws
 from fastecho.limits import SEND_BUFFER
-from fastecho.pump import PATIENCE as READ_PATIENCE
 
 SEED = 1234567
 
@@ -131,16 +130,31 @@ def test_pieces_leave_alone_though_the_client_pipelines(served: Any) -> None:
 
 
 def test_a_client_that_does_not_read_is_waited_for_so_long_and_no_longer(
-    served: Any, tmp_path: Path
+    served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pump, "PATIENCE", 0.1)
     with served("slice:size=2") as server, connected(server.tcp_address) as sock:
         before = time.monotonic()
         sock.sendall(b"abc\n")
         until(lambda: server.counters["bytes_out"] == 4, "both pieces")
-        assert time.monotonic() - before >= READ_PATIENCE
+        assert time.monotonic() - before >= 0.1
         assert recvs(sock, 4) == [b"abc\n"]
     sent = events(log(tmp_path / "log"), "sent")
     assert [line["how"] for line in sent] == ["", "unread"]
+
+
+def test_pieces_larger_than_what_the_kernel_takes_leave_whole(served: Any, tmp_path: Path) -> None:
+    line = bytes(5_000_000).replace(b"\0", b"x") + b"\n"
+    with (
+        served("slice:size=2000000", max_frame=6_000_000) as server,
+        connected(server.tcp_address) as sock,
+    ):
+        sender = threading.Thread(target=sock.sendall, args=(line * 2,))
+        sender.start()
+        assert b"".join(recvs(sock, 2 * len(line))) == line * 2
+        sender.join()
+    sent = hexes(events(log(tmp_path / "log"), "sent"))
+    assert [len(piece) for piece in sent] == [2_000_000, 2_000_000, 1_000_001] * 2
 
 
 def test_a_pause_is_waited_between_pieces(served: Any, tmp_path: Path) -> None:

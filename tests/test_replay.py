@@ -33,7 +33,7 @@ from misbehaved import (
 )
 from processes import FASTECHO, PATIENCE, abort, environment, until
 
-from fastecho import ConfigError, FastechoError, replay, running, script
+from fastecho import ConfigError, FastechoError, pump, replay, running, script
 
 SEED = 99
 READY = re.compile(r"^waiting for (\w+) \.\.\. (\w+):(?://)?(.+) \(connection \d+\)$")
@@ -258,6 +258,44 @@ def test_a_reply_waits_for_its_message_and_no_other(tmp_path: Path) -> None:
     with connected(again.address) as sock:
         assert [asked(sock, message) for message in MESSAGES] == [[each] for each in MESSAGES]
         assert ended(sock) == []
+
+
+def test_a_client_that_does_not_read_is_not_waited_for_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "PATIENCE", 0.05)
+    monkeypatch.setattr(replay, "PATIENCE", 0.05)
+    path = tmp_path / "log"
+    with serving(path, "slice:size=2", prefix="") as server, connected(server.tcp_address) as sock:
+        sock.sendall(b"abcdef\n")
+        until(lambda: server.counters["bytes_out"] == 7, "all pieces")
+        assert ended(sock) == [b"abcdef\n"]
+    again = Again(path)
+    with connected(again.address) as sock:
+        sock.sendall(b"abcdef\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert isinstance(again.result, str)
+        assert recvs(sock) == [b"abcdef\n"]
+
+
+def test_what_the_kernel_does_not_take_at_once_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    line = bytes(5_000_000).replace(b"\0", b"x") + b"\n"
+
+    def converse(address: Any) -> bytes:
+        with connected(address) as sock:
+            sender = threading.Thread(target=sock.sendall, args=(line * 2,))
+            sender.start()
+            found = recvs(sock, 2 * len(line))
+            sender.join()
+            assert ended(sock) == []
+            return b"".join(found)
+
+    with serving(path, "slice:size=2000000", prefix="", max_frame=6_000_000) as server:
+        assert converse(server.tcp_address) == line * 2
+    again = Again(path)
+    assert converse(again.address) == line * 2
+    assert isinstance(again.result, str)
 
 
 def test_unix_streams_come_again(tmp_path: Path) -> None:
