@@ -123,7 +123,7 @@ class Stream:
         self._reason = ""
         self._stalled = self._ended = False
         #: Input not yet cut, with its times: of the wall clock, and of the monotonic one.
-        self._uncut = b""
+        self._uncut = memoryview(b"")
         self._now_ns = 0
         self._received = 0.0
         #: What we wait for: events, when the next timer is due, when the next slow read is.
@@ -234,7 +234,7 @@ class Stream:
         if data:
             if listener.show_cuts:
                 listener.owner.received(cast(plain.Stream, self), data)
-            self._uncut = data
+            self._uncut = memoryview(data)
         else:
             self._ended = True
             self._decide(self._splitter.finish(self._now_ns))
@@ -249,7 +249,7 @@ class Stream:
         if self._state == READING:
             self._note_fault()
         if self._state != READING:
-            self._uncut = b""
+            self._uncut = memoryview(b"")
 
     def _decide(self, replies: Iterable[bytes]) -> None:
         """Have each reply sent as the plan has it, until it has the stream answer no more."""
@@ -438,7 +438,7 @@ class Stream:
         self._pump.stop()
         forget(self.listener.selector, self)
         self._sock.close()
-        self._uncut = b""
+        self._uncut = memoryview(b"")
         self._record.closed(self._reason)
         self.listener.ended(cast(plain.Stream, self))
         if self.listener.verbose:

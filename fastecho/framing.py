@@ -94,7 +94,7 @@ class Framing:
             )
         return asked or min(MAX_FRAME, room)
 
-    def frame_end(self, data: bytearray, begin: int, length: int) -> int:
+    def frame_end(self, data: bytes | bytearray, begin: int, length: int) -> int:
         """Where a frame ends that begins at `begin`, and whose message has that length."""
         end = begin + self.frame_size(length)
         return end + next((len(each) for each in self.delimiters if data.startswith(each, end)), 0)

@@ -558,3 +558,16 @@ def test_the_daemon_says_what_it_does_wrong_and_how_often_it_did(twin: Any) -> N
         assert daemon.stop() == 0
         assert said == "faults: walk; slice:size=3; again the same: --fault-seed 7"
         assert daemon.stderr.endswith("; faults: walk 1\n")
+
+
+def test_a_long_prefix_on_empty_lines_is_no_more_work_than_its_bytes(served: Any) -> None:
+    """And the server holds no more than ever, though each byte that comes makes 30,000."""
+    prefix, lines = "p" * 30_000, b"\n" * 2_000
+    with served("duplicate:p=0", prefix=prefix) as server, connected(server.tcp_address) as sock:
+        sock.sendall(lines)
+        left = len(lines) * 30_001
+        while left:
+            left -= len(sock.recv(1 << 20))
+            for stream in server._streams():
+                assert stream.unsent < 3 * SEND_BUFFER
+    assert server.counters["messages"] == len(lines)
