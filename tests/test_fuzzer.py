@@ -199,6 +199,11 @@ def test_raw_has_no_messages() -> None:
         echoes("raw")
 
 
+def test_messages_that_are_too_much() -> None:
+    with pytest.raises(ConfigError, match="3 requests of 400,000 bytes are too much"):
+        echoes("fixed:400000")
+
+
 def test_an_answer_is_as_it_was_but_for_what_is_masked() -> None:
     answers = recorded(b"request", rb"\d+")
     plan = Plan(answers.requests, (3,))
@@ -662,7 +667,7 @@ def flooding(sock: socket.socket) -> None:
         (closing, ": no answer"),
         (resetting, ": no answer"),
         (silent, ": no answer"),
-        (flooding, "too long to compare: more than 1,048,576 bytes came|is no echo server"),
+        (flooding, "too long to compare: more than 4,194,304 bytes came|is no echo server"),
     ],
     ids=["closing", "resetting", "silent", "flooding"],
 )

@@ -82,11 +82,12 @@ def _head(report: Report, what: str) -> Iterator[str]:
         yield _style(f"{report.target}{what} fails: {told(found.plan)}", fg="red", bold=True)
         yield from textwrap.wrap(_sentence(found.wrong), WIDTH)
         return
-    early = ", ended early" * report.stopped
+    untried = any(each.note for each in report.kinds)
+    early = ", ended early" if report.stopped else ", not all of them" if untried else ""
     yield _style(
         f"{report.target}{what}: no cut changes the answer"
         f" ({report.tried:,} tried in {report.seconds:.1f} s{early})",
-        fg=None if report.stopped else "green",
+        fg=None if early else "green",
         bold=True,
     )
 

@@ -223,6 +223,7 @@ class _Exchange:
         pieces = self._plan.pieces
         sent = 0
         for number, piece in enumerate(pieces, 1):
+            self._check_time()
             self._take()
             if self._closed:
                 return

@@ -30,6 +30,8 @@ TIMEOUT = 2.0
 DURATION = 60.0
 #: Pairs of cuts, and random plans.
 PAIRS, EXAMPLES = 1_000, 100
+#: Of either: nobody has the time for more, and they are drawn beforehand.
+MOST = 1_000_000
 #: Requests that are sent together: the second of two may be lost, and the third another way.
 REQUESTS = 3
 #: How often a plan that failed is tried in all.
@@ -61,7 +63,7 @@ class Options:
             if not limits.seconds(name, getattr(self, name)):
                 raise ConfigError(f"{name} must be more than 0 seconds")
         for name in ("pairs", "examples"):
-            limits.within(name, getattr(self, name), 0, 10**9)
+            limits.within(name, getattr(self, name), 0, MOST)
 
 
 @dataclass

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import comb, isqrt
 from typing import Any
 
@@ -59,8 +58,8 @@ def kinds(answers: Answers, pairs: int, seed: int) -> Iterator[tuple[Kind, Plans
     size = len(b"".join(batch))
     told = f"{len(batch)} in one segment, and every cut of it"
     yield _kind(TOGETHER, told, size + 1, lambda: _together(batch))
-    half = lambda: chain(_singles(requests, HALF_CLOSED), _bytes(requests, HALF_CLOSED))  # noqa: E731
-    yield _kind(HALF, "single cuts and byte by byte", sizes + len(requests), half)
+    told = "single cuts and byte by byte"
+    yield _kind(HALF, told, sizes + len(requests), lambda: _half_closed(requests))
     told = "at every byte; then others are answered"
     yield _kind(RESETS, told, sizes + len(requests), lambda: _resets(requests))
 
@@ -113,6 +112,11 @@ def _together(batch: tuple[bytes, ...]) -> Iterator[Plan]:
     for at in range(1, size):
         yield Plan(batch, (at,))
     yield Plan(batch, tuple(range(1, size)))
+
+
+def _half_closed(requests: Sequence[bytes]) -> Iterator[Plan]:
+    yield from _singles(requests, HALF_CLOSED)
+    yield from _bytes(requests, HALF_CLOSED)
 
 
 def _resets(requests: Sequence[bytes]) -> Iterator[Plan]:
