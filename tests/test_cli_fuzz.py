@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -91,7 +92,8 @@ def test_nothing_found_says_what_was_tried(tmp_path: Path) -> None:
         done = fuzz(address, "--repro", program, *QUICK)
     assert (done.returncode, done.stderr) == (DONE, b"")
     first, *rest = lines(done)
-    assert first.startswith(f"tcp://{address} (line): no cut changes the answer (")
+    assert first == f"tcp://{address} (line): no cut changes the answer"
+    assert re.fullmatch(r"\d+ plans were tried in [\d.]+ s\.", rest[0])
     assert "  pairs of cuts      20 of 135" in rest
     assert "  random plans        5 all     by Hypothesis, seed 1" in rest
     assert not program.exists()

@@ -83,13 +83,13 @@ def _head(report: Report, what: str) -> Iterator[str]:
         yield from textwrap.wrap(_sentence(found.wrong), WIDTH)
         return
     untried = any(each.note for each in report.kinds)
-    early = ", ended early" if report.stopped else ", not all of them" if untried else ""
+    early = "; it was ended early" if report.stopped else "; not all could be" if untried else ""
     yield _style(
-        f"{report.target}{what}: no cut changes the answer"
-        f" ({report.tried:,} tried in {report.seconds:.1f} s{early})",
+        f"{report.target}{what}: no cut changes the answer",
         fg=None if early else "green",
         bold=True,
     )
+    yield f"{report.tried:,} plans were tried in {report.seconds:.1f} s{early}."
 
 
 def _sent(plan: Plan) -> Iterator[str]:
