@@ -162,6 +162,8 @@ class Fuzzer:
         try:
             self._prepare()
             self._search(started + self._options.duration, progress)
+        except Untried as reason:
+            raise FastechoError(f"{self._report.target}: {reason}") from reason
         except KeyboardInterrupt:
             self._report.stopped = True
         finally:
@@ -233,7 +235,7 @@ class Fuzzer:
 
     def _unstable(self, first: bytes, second: bytes) -> Unstable:
         masks = suggest(first, second, self.answers.masks)
-        at = difference(first, second)
+        at = difference(self.answers.blur(first), self.answers.blur(second))
         begin = max(0, at - 20)
         words = (
             f"the same request gets two answers: they differ at byte {at:,},"
@@ -250,12 +252,12 @@ class Fuzzer:
         options = self._options
         for kind, made in plans.kinds(self.answers, options.pairs, options.seed):
             self._report.kinds.append(kind)
-            self._caller.until = float("inf")
-            if self._cannot(kind):
-                continue
-            # None takes all the time of those after it.
-            self._caller.until = time.monotonic() + (end - time.monotonic()) / 2
             try:
+                self._caller.until = float("inf")
+                if self._cannot(kind):
+                    continue
+                # None takes all the time of those after it.
+                self._caller.until = time.monotonic() + (end - time.monotonic()) / 2
                 found = self._first_wrong(kind, made(), progress)
             except Untried as reason:
                 kind.note = str(reason)
