@@ -13,17 +13,10 @@ The map. Imports point down, or left within a row::
                     native against pure, and the work that it is measured by
     server  replay  settings become listeners on a loop, served until stopped, then drained; one
                     logged connection served again
-    faulty  faulty_datagrams  mischief
-                    listeners, streams and datagram sockets that misbehave by plan; what they share
-    pump  pieces  splitting
-                    a reply sent piece by piece; what leaves when; which bytes are whose reply
-    journal  script
-                    what was done to replies, logged; one connection of such a log
     settings  tcp  udp
                     what a server can be told; what happens on a listener or a socket besides
                     answering
-    decisions  faults  quantities
-                    what a fault plan does to one reply; the plan; values as people write them
+    faults/         wrong on purpose: plans, what they decide, and the sockets that misbehave
     connections  framing  prefix  echo  sockets  delivery  clocks  dial  loop
                     a codec's messages over sockets and asyncio; specs to codecs; templates to
                     parts; the two as a library; LISTEN words to bound sockets; whether what was

@@ -1,6 +1,6 @@
 """One logged connection, served again: the same requests get the same bytes in the same cuts.
 
-What a decision log says of a connection (`fastecho.script`) is done again to the first client that
+What a decision log says of a connection (`faults.script`) is done again to the first client that
 comes: its requests are read and compared, and as soon as those have come that a piece answers, it
 is sent as it was logged: after its delay, and alone, once all before it was read. The end is the
 logged one. In how many pieces a stream's requests come does not matter; datagrams must be the same.
@@ -23,9 +23,9 @@ from contextlib import ExitStack, closing, suppress
 from . import addresses, sockets
 from .delivery import ACKNOWLEDGED, LONGEST_SLEEP, LOOKS, PAUSE, Deliveries, Delivery
 from .errors import ConfigError, FastechoError
+from .faults.pump import PATIENCE
+from .faults.script import Script
 from .limits import LINGER_TIMEOUT, MAX_DATAGRAM, RECEIVE_BUFFER
-from .pump import PATIENCE
-from .script import Script
 
 #: Bytes that a sentence shows where requests differ.
 SHOWN = 16

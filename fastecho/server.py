@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ._pure.stream import Listener, Stream
     from .addresses import Address
     from .backend import Twin
-    from .decisions import Draws
-    from .mischief import Mischief
+    from .faults.decisions import Draws
+    from .faults.mischief import Mischief
 
 
 class Server:
@@ -80,8 +80,8 @@ class Server:
     def _plot(self, draws: Draws, pattern: Echo) -> Mischief:
         """What serves with a fault plan; without one, none of its modules is loaded."""
         from . import __version__
-        from .journal import Journal
-        from .mischief import Mischief
+        from .faults.journal import Journal
+        from .faults.mischief import Mischief
 
         settings = self.settings
         streams = [one.protocol in sockets.STREAMS for one in self._bound]
@@ -136,9 +136,9 @@ class Server:
         )
         if self._mischief is None or not self._mischief.is_for_streams:
             return twin.Listener(*arguments)
-        from . import faulty
+        from .faults import streams
 
-        return faulty.Listener(
+        return streams.Listener(
             self._mischief, one.name, framing.parse(settings.framing), *arguments
         )
 
@@ -147,9 +147,9 @@ class Server:
         arguments = (one.sock, self._loop.selector, stamper, Udp(), self.settings.verbose)
         if self._mischief is None or not self._mischief.is_for_datagrams:
             return twin.Datagrams(*arguments)
-        from . import faulty_datagrams
+        from .faults import datagrams
 
-        return faulty_datagrams.Datagrams(self._mischief, one.name, *arguments)
+        return datagrams.Datagrams(self._mischief, one.name, *arguments)
 
     @property
     def tcp_address(self) -> Address:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import backend as backends
-from . import faults as plans
 from . import framing, limits, prefix, sockets
 from .errors import ConfigError, FastechoError, nearest
+from .faults import plan as plans
 from .limits import MAX_SEED
 
 if TYPE_CHECKING:
-    from .decisions import Draws
+    from .faults.decisions import Draws
 
 DEFAULT_ADDRESS = "127.0.0.1:12345"
 DEFAULT_LISTEN = (DEFAULT_ADDRESS,)
@@ -325,7 +325,7 @@ class Settings:
         """
         if not self.plan and not self.fault_log:
             return None
-        from .decisions import Draws  # not for who asks for none
+        from .faults.decisions import Draws  # not for who asks for none
 
         random = self.fault_seed == RANDOM
         seed = int.from_bytes(os.urandom(4)) if random else int(self.fault_seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fastecho.faults import FAULTS, SHARED, Fault
+from fastecho.faults.plan import FAULTS, SHARED, Fault
 
 TIMES = st.sampled_from(["0", "2us", "0.5ms", "100ms", "1.5s", "3600", ".25"])
 SIZES = st.sampled_from(["1", "5", "1-5", "7-7", "1073741824"])

@@ -16,9 +16,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fastecho import limits
-from fastecho.decisions import Arrival, Decision, Draws, Numbers, SlowRead, step
-from fastecho.faults import from_table, parse
-from fastecho.quantities import Range
+from fastecho.faults.decisions import Arrival, Decision, Draws, Numbers, SlowRead, step
+from fastecho.faults.plan import from_table, parse
+from fastecho.faults.quantities import Range
 
 SEEDS = NUMBERS = st.integers(0, 2**63 - 1)
 REPLIES = st.binary(max_size=60)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastecho import ConfigError
-from fastecho.decisions import EFFECTS
-from fastecho.faults import FAULTS, SHARED, Fault, Plan, from_table, parse
-from fastecho.quantities import Range
+from fastecho.faults.decisions import EFFECTS
+from fastecho.faults.plan import FAULTS, SHARED, Fault, Plan, from_table, parse
+from fastecho.faults.quantities import Range
 from fastecho.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs" / "faults.md"

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from misbehaved import events, hexes, log
 from processes import PATIENCE, until
 
-from fastecho import Server, faults, faulty_datagrams, running
-from fastecho.decisions import Draws
+from fastecho import Server, running
+from fastecho.faults import datagrams
+from fastecho.faults.decisions import Draws
+from fastecho.faults.plan import parse
 
 SEED = 7654321
 
@@ -108,7 +110,7 @@ def test_a_client_counts_what_the_log_says(
     struck = Counter(fault["fault"] for line in decided for fault in line["faults"])
     assert group(server, "faults") == struck
     assert struck
-    draws = Draws(faults.parse(plan), SEED)
+    draws = Draws(parse(plan), SEED)
     due: Counter[tuple[int, bytes]] = Counter()
     for number, message in enumerate(MESSAGES, 1):
         decision = draws.datagram(1, number, message)
@@ -146,7 +148,7 @@ def test_delayed_datagrams_do_not_wait_for_each_other(served: Any, client: Any) 
         sock = client(server)
         for message in MESSAGES:
             sock.send(message)
-        draws = Draws(faults.parse("delay:time=3600s,p=50%"), SEED)
+        draws = Draws(parse("delay:time=3600s,p=50%"), SEED)
         due = [m for n, m in enumerate(MESSAGES, 1) if not draws.datagram(1, n, m).delay]
         assert 0 < len(due) < len(MESSAGES)
         assert [sock.recv(100) for _ in due] == due
@@ -184,7 +186,7 @@ def test_decisions_are_the_same_however_others_are_interleaved(
         for turn in [0, 1, 2, *order]:  # their numbers are those of their first datagrams
             clients[turn].send(b"of %d" % turn)
         until(lambda: server.counters["messages"] == 3 + len(order), "all of them")
-    draws, lines = Draws(faults.parse(plan), SEED), log(tmp_path / "log")
+    draws, lines = Draws(parse(plan), SEED), log(tmp_path / "log")
     for number in range(3):
         found = events(lines, "message", number + 1)
         assert [line["message"] for line in found] == list(range(1, 2 + order.count(number)))
@@ -197,7 +199,7 @@ def test_decisions_are_the_same_however_others_are_interleaved(
 def test_the_peer_not_heard_of_for_longest_is_forgotten(
     served: Any, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faulty_datagrams, "FAULT_PEERS", 2)
+    monkeypatch.setattr(datagrams, "FAULT_PEERS", 2)
     with served("corrupt:p=0") as server:
         clients = [client(server) for _ in range(3)]
         for turn in (0, 1, 0, 2, 1, 2):
@@ -214,7 +216,7 @@ def test_the_peer_not_heard_of_for_longest_is_forgotten(
 def test_what_is_held_back_is_bounded(
     served: Any, client: Any, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
 ) -> None:
-    monkeypatch.setattr(faulty_datagrams, name, limit)
+    monkeypatch.setattr(datagrams, name, limit)
     with served("delay:time=3600s", drain_timeout=0.1) as server:
         sock = client(server)
         for _ in range(5):

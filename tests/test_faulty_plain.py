@@ -1,6 +1,6 @@
 """A plan that never strikes changes nothing: what holds of the twins holds of who misbehaves.
 
-The same tests, over what `fastecho.faulty` and `fastecho.faulty_datagrams` have. Left out is what
+The same tests, over what `fastecho.faults.streams` and `.datagrams` have. Left out is what
 only the twins have.
 """
 
@@ -19,10 +19,11 @@ import test_limits_shown
 import test_stream
 from reference import Framing
 
-from fastecho import backend, faulty, faulty_datagrams, framing
-from fastecho.decisions import Draws
-from fastecho.faults import parse
-from fastecho.mischief import Mischief
+from fastecho import backend, framing
+from fastecho.faults import datagrams, streams
+from fastecho.faults.decisions import Draws
+from fastecho.faults.mischief import Mischief
+from fastecho.faults.plan import parse
 
 #: Of the twins' own listeners, native streams' memory, and of what the docs say.
 OTHERS = {
@@ -41,7 +42,7 @@ class Post(posts.Post):
 
     def __init__(self, *others: Any, **more: Any) -> None:
         mischief = Mischief(DRAWS, LOOP, None)
-        make = functools.partial(faulty_datagrams.Datagrams, mischief, "udp://")
+        make = functools.partial(datagrams.Datagrams, mischief, "udp://")
         super().__init__(*others, **more, datagrams=make)  # type: ignore[arg-type]
         self.stack.callback(mischief.close)
 
@@ -65,12 +66,12 @@ class Site(sites.Site):
 
 def made(
     spec: Framing, timeouts: dict[str, float], sock: Any, selector: Any, echo: Any, *others: Any
-) -> faulty.Listener:
+) -> streams.Listener:
     shared, *rest = others
     pure = backend.load("pure").Shared(shared.receive, shared.send, shared.max_connections)
     mischief = Mischief(DRAWS, LOOP, None)
     cut = framing.parse(spec.spec)
-    return faulty.Listener(mischief, "tcp://", cut, sock, selector, echo, pure, *rest, **timeouts)
+    return streams.Listener(mischief, "tcp://", cut, sock, selector, echo, pure, *rest, **timeouts)
 
 
 @pytest.fixture(scope="module", autouse=True)

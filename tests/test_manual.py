@@ -13,7 +13,7 @@ import pytest
 import fastecho
 from fastecho import framing, prefix
 from fastecho.cli import COMMANDS, commands
-from fastecho.faults import FAULTS, Fault
+from fastecho.faults.plan import FAULTS, Fault
 from fastecho.settings import DEFAULT_ADDRESS, DEFAULT_FILE
 
 PAGE = Path(__file__).parents[1] / "docs" / "fastecho.1"

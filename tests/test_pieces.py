@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastecho.decisions import Decision, Strike
-from fastecho.pieces import RATE_STEP, Piece, Pieces
+from fastecho.faults.decisions import Decision, Strike
+from fastecho.faults.pieces import RATE_STEP, Piece, Pieces
 
 ROOM = 1 << 20
 LATER = 1e6

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastecho.quantities import CHANCE, RATE, TIME, TIMES, Kind, Range, ranged, whole
+from fastecho.faults.quantities import CHANCE, RATE, TIME, TIMES, Kind, Range, ranged, whole
 
 COUNT = whole(1, 65_536)
 SIZES = ranged(whole(0, 2**30, "bytes,"), "1-5")

@@ -33,7 +33,8 @@ from misbehaved import (
 )
 from processes import FASTECHO, PATIENCE, abort, environment, until
 
-from fastecho import ConfigError, FastechoError, pump, replay, running, script
+from fastecho import ConfigError, FastechoError, replay, running
+from fastecho.faults import pump, script
 
 SEED = 99
 READY = re.compile(r"^waiting for (\w+) \.\.\. (\w+):(?://)?(.+) \(connection \d+\)$")

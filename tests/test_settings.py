@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from processes import run
 
 import fastecho
-from fastecho import ConfigError, FastechoError, Server, cli, faults, limits
+from fastecho import ConfigError, FastechoError, Server, cli, limits
 from fastecho import settings as settings_module
+from fastecho.faults.plan import parse
 from fastecho.settings import DEFAULT_LISTEN, SETTINGS, Settings, load, misspelt
 
 TIMEOUTS = ["idle_timeout", "frame_timeout", "linger_timeout", "drain_timeout"]
@@ -683,7 +684,7 @@ def test_a_plan_in_a_file_is_a_text_or_a_table(file: Path) -> None:
 
 
 def test_shortcuts_are_faults(file: Path) -> None:
-    whole = faults.parse("walk; slice:size=5; delay:time=100ms; drop:p=1%")
+    whole = parse("walk; slice:size=5; delay:time=100ms; drop:p=1%")
     assert Settings.of(faults="walk", slice="5", delay="100ms", drop="1%").plan == whole
     assert Settings.of(faults="walk", slice=5, delay=0.1, drop=0.01).plan == whole
     file.write_text('slice = 5\ndelay = "0.1"\ndrop = 0.01\nfaults = "walk"\n')

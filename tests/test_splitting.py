@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import Framing
 
 from fastecho import framing as framings
-from fastecho.splitting import Splitter
+from fastecho.faults.splitting import Splitter
 
 
 @st.composite

@@ -33,6 +33,7 @@ from processes import (
 
 import fastecho
 from fastecho import cli
+from fastecho.faults.plan import FAULTS
 from fastecho.settings import SETTINGS
 
 ROWS, COLUMNS = 24, 80
@@ -408,7 +409,7 @@ def test_framings_are_offered(line: str) -> None:
 
 
 def test_faults_are_offered() -> None:
-    assert completed("fastecho --faults") == list(fastecho.faults.FAULTS)
+    assert completed("fastecho --faults") == list(FAULTS)
     assert completed("fastecho --faults", "s") == ["swap", "stall", "slice", "slow-read"]
     assert completed("fastecho --faults", "walk;dr") == ["walk;drop", "walk;dribble"]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from .. import framing, limits, prefix
-from ..faults import FAULTS
+from ..faults.plan import FAULTS
 from ..settings import DEFAULT_ADDRESS
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from .. import replay as player
-from .. import script as scripts
 from .. import sockets
+from ..faults import script as scripts
 from . import FAILED, complain
 
 

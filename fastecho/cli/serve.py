@@ -18,7 +18,7 @@ from .. import echo, framing
 from .. import prefix as prefixes
 from ..errors import ConfigError
 from ..events import say
-from ..faults import FAULTS
+from ..faults.plan import FAULTS
 from ..server import Server, send_piece
 from ..settings import DEFAULT_ADDRESS, DEFAULT_FILE, SETTINGS, Kind, Settings, load, misspelt
 from . import logs, options, raise_descriptor_limit

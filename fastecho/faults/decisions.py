@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any, NamedTuple
 
-from .faults import FAULTS, Plan, Planned
-from .limits import MAX_PIECES
+from ..limits import MAX_PIECES
+from .plan import FAULTS, Plan, Planned
 from .quantities import Range
 
 

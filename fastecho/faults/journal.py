@@ -29,12 +29,12 @@ from collections.abc import Iterable
 from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
-from . import addresses
-from .errors import FastechoError
-from .events import say
+from .. import addresses
+from ..errors import FastechoError
+from ..events import say
 
 if TYPE_CHECKING:
-    from .addresses import Address
+    from ..addresses import Address
     from .decisions import Strike
 
 

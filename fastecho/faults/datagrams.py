@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._pure import datagrams as plain
-from ._pure.datagrams import Control
+from .._pure import datagrams as plain
+from .._pure.datagrams import Control
+from ..limits import FAULT_HELD, FAULT_HELD_BYTES, FAULT_PEERS
 from .journal import Record
-from .limits import FAULT_HELD, FAULT_HELD_BYTES, FAULT_PEERS
 
 if TYPE_CHECKING:
     import socket
 
-    from ._pure.selector import Selector
-    from .addresses import Address
+    from .._pure.selector import Selector
+    from ..addresses import Address
     from .mischief import Mischief
 
 #: How replies are lost on purpose: names of `unanswered` counters.

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .errors import ConfigError, nearest
-from .limits import (
+from ..errors import ConfigError, nearest
+from ..limits import (
     MAX_COALESCED,
     MAX_FLIPPED,
     MAX_FRAME_CEILING,

@@ -1,4 +1,4 @@
-"""What a decision log (`fastecho.journal`) says of one connection: what came, what left, and when.
+"""What a decision log (`journal`) says of one connection: what came, what left, and when.
 
 A piece can be sent once the messages that it has replies to were complete: that much input it
 `needs`, whatever else had come by then.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ConfigError, FastechoError
+from ..errors import ConfigError, FastechoError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._pure.framing import Buffer
-    from ._pure.stamping import Echo
-    from .framing import Framing
+    from .._pure.framing import Buffer
+    from .._pure.stamping import Echo
+    from ..framing import Framing
 
 
 #: By how much the header of a reply can be longer than its message's: a length of a varint, or a

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .delivery import ACKNOWLEDGED, LONGEST_SLEEP, LOOKS, PAUSE
+from ..delivery import ACKNOWLEDGED, LONGEST_SLEEP, LOOKS, PAUSE
 from .pieces import Piece, Pieces
 
 if TYPE_CHECKING:
     import socket
 
-    from .delivery import Deliveries, Delivery
+    from ..delivery import Deliveries, Delivery
     from .journal import Record
 
 #: Seconds that a client gets to read a piece: far more than any program needs that reads at all.

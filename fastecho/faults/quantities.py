@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .limits import MAX_FAULT_TIME, MAX_RATE
+from ..limits import MAX_FAULT_TIME, MAX_RATE
 
 
 class Range(NamedTuple):

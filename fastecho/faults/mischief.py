@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .delivery import Deliveries
+from ..delivery import Deliveries
 
 if TYPE_CHECKING:
+    from ..loop import Loop
     from .decisions import Draws, Strike
     from .journal import Journal
-    from .loop import Loop
 
 
 class Mischief:

@@ -3,8 +3,8 @@
 Both twins share this listener and its streams; the echo, and so the framing, is the twin's. A
 server without a plan makes none of them, and pays nothing. Contract, beyond that of `_pure.stream`:
 
-- Each reply is known by itself, and a decision is made about it, once (`fastecho.faults`); what
-  leaves, in which pieces and when, is up to `fastecho.pieces` and `fastecho.pump`.
+- Each reply is known by itself, and a decision is made about it, once (`decisions`); what
+  leaves, in which pieces and when, is up to `pieces` and `pump`.
 - A stream is not read while the kernel takes no more of its replies, nor while there are more of
   them than a piece, whatever they wait for.
 - After a stall, or once it is to be ended, its input is read and discarded.
@@ -24,21 +24,21 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from . import addresses
-from ._pure import stream as plain
-from ._pure.selector import EVENT_READ, EVENT_WRITE
-from ._pure.stream import SHORT_OF_MEMORY, forget, read_clock
+from .. import addresses
+from .._pure import stream as plain
+from .._pure.selector import EVENT_READ, EVENT_WRITE
+from .._pure.stream import SHORT_OF_MEMORY, forget, read_clock
+from ..limits import UNFINISHED_AFTER, UNREAD_AFTER
 from .journal import Record
-from .limits import UNFINISHED_AFTER, UNREAD_AFTER
 from .pump import Pump
 from .splitting import Splitter
 
 if TYPE_CHECKING:
-    from ._pure.selector import Selector
-    from ._pure.stamping import Echo
-    from .addresses import Address
+    from .._pure.selector import Selector
+    from .._pure.stamping import Echo
+    from ..addresses import Address
+    from ..framing import Framing
     from .decisions import Arrival
-    from .framing import Framing
     from .mischief import Mischief
 
 READING, MUTED, LINGERING, CLOSED = range(4)
