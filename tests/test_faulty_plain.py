@@ -16,6 +16,7 @@ import pytest
 import sites
 import test_datagrams
 import test_limits_shown
+import test_stateful
 import test_stream
 from reference import Framing
 
@@ -24,6 +25,7 @@ from fastecho.faults import datagrams, streams
 from fastecho.faults.decisions import Draws
 from fastecho.faults.mischief import Mischief
 from fastecho.faults.plan import parse
+from fastecho.settings import Settings
 
 #: Of the twins' own listeners, native streams' memory, and of what the docs say.
 OTHERS = {
@@ -93,3 +95,12 @@ for _module, _begins in (
     for _name in vars(_module):
         if _name.startswith(_begins) and _name not in OTHERS:
             globals()[f"{_name}_in_{_module.__name__}"] = getattr(_module, _name)
+
+
+def test_every_byte_and_every_counter_is_as_foretold(
+    twin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose plan never strikes, under clients that do all that clients can."""
+    monkeypatch.setattr(Settings, "draws", lambda _: DRAWS)
+    monkeypatch.setattr(test_stateful, "FEW", 3)
+    test_stateful.test_every_byte_and_every_counter_is_as_foretold(twin)
