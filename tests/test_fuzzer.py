@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import re
 import socket
@@ -438,6 +439,32 @@ def test_the_bug_is_found_and_shrunk_and_reproduced(
             words = [str(each) for each in server.tcp_address]
         done = run(sys.executable, "-W", "error", program, *words)
         assert done.returncode == 0, done
+
+
+def test_a_reproducer_that_half_closes(tmp_path: Path) -> None:
+    answers = echoes()
+    plan = Plan(answers.requests[:1], (3, 9), HALF_CLOSED)
+    program = tmp_path / "repro.py"
+    file = 'a """\\b.py'
+    answers.learn(said("line", "> ", plan.whole, 0))
+    with Broken("one_recv") as address, fastecho.running(prefix="> ") as server:
+        program.write_text(
+            reproducer.program(
+                plan, answers.pattern(plan.whole), "why", "who", server.tcp_address, TIMEOUT, file
+            )
+        )
+        command = [sys.executable, "-W", "error", program]
+        right, wrong = run(*command), run(*command, *address.split(":"))
+    assert (right.returncode, right.stderr) == (0, b"")
+    assert (wrong.returncode, wrong.stderr) == (1, b"")
+
+
+@given(st.binary(max_size=200))
+@example(b"'\\\"" * 30)
+def test_a_literal_is_what_it_was_made_of(data: bytes) -> None:
+    text = reproducer.literal(data, 4)
+    assert ast.literal_eval(f"(\n{text}\n)") == data
+    assert all(line.startswith("    ") for line in text.splitlines())
 
 
 @pytest.mark.parametrize("name", ["right", "right_without_cr"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import textwrap
@@ -11,8 +12,8 @@ from .exchange import HALF_CLOSED, OPEN, RESET, Plan
 
 #: Columns of the text.
 WIDTH = 90
-#: Bytes of a literal on one line.
-LINE = 64
+#: Columns of a literal.
+LINE = 80
 #: What is not cut in two, if it stands in a regular expression.
 TOKEN = re.compile(rb"\\x[0-9a-f]{2}|\\?.", re.DOTALL)
 
@@ -41,7 +42,7 @@ RIGHT = re.compile(
 )
 PAUSE = 0.1  # seconds after each piece, in which the server reads it
 TIMEOUT = {timeout}  # seconds for an answer
-LONGEST = 2**20  # bytes of an answer
+LONGEST = 2**22  # bytes of an answer
 
 
 def connect():
@@ -157,7 +158,7 @@ def program(
         title=textwrap.fill(_told(title), WIDTH),
         what=textwrap.fill(_told(f"{_WHAT.format(target)}, {told}."), WIDTH),
         file=_told(os.path.basename(file)),
-        address=repr(address if isinstance(address, tuple) else (address,)),
+        address=_address(address),
         pieces="\n".join(f"{literal(each, 4)}," for each in plan.pieces),
         right=literal(pattern, 4),
         timeout=timeout,
@@ -169,6 +170,13 @@ def program(
     return source.replace("import struct\n", "", 1)
 
 
+def _address(address: Any) -> str:
+    if not isinstance(address, tuple):
+        return f"({json.dumps(os.fsdecode(address))},)"
+    host, port = address
+    return f"({json.dumps(host)}, {port})"
+
+
 def _told(text: str) -> str:
     """In a docstring."""
     return text.encode("unicode_escape").decode().replace('"', "'")
@@ -178,7 +186,7 @@ def literal(data: bytes, indent: int) -> str:
     """Python for these bytes, on lines that are short enough to be read."""
     lines = [b""]
     for token in TOKEN.findall(data):
-        if len(lines[-1]) + len(token) > LINE:
+        if len(_literal(lines[-1] + token)) > LINE:
             lines.append(b"")
         lines[-1] += token
     return "\n".join(" " * indent + _literal(line) for line in lines)
@@ -189,4 +197,5 @@ def _literal(data: bytes) -> str:
     raw = "\\" in text and '"' not in text and text.isascii() and text.isprintable()
     if raw and not text.endswith("\\"):
         return f'rb"{text}"'
-    return repr(data)
+    plain = repr(data + b'"')[2:-2]  # with a double quote in it, single ones stand around
+    return 'b"' + plain.replace("\\'", "'").replace('"', '\\"') + '"'
