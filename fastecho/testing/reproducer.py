@@ -45,7 +45,7 @@ TIMEOUT = {timeout}  # seconds for an answer
 LONGEST = 2**22  # bytes of an answer
 
 
-def connect():
+def connect(status):
     words = sys.argv[1:] or ADDRESS
     try:
         if len(words) == 1:
@@ -55,7 +55,7 @@ def connect():
         sock = socket.create_connection((words[0], int(words[1])), TIMEOUT)
     except OSError as error:
         print("nobody is there:", error)
-        sys.exit(3)
+        sys.exit(status)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -88,7 +88,7 @@ def receive(sock):
     return received
 
 
-with connect() as sock:
+with connect(3) as sock:
 {steps}
 print("sent    ", PIECES)
 print("received", received)
@@ -127,7 +127,7 @@ _STEPS = {
         f"""{_SENDING}
     time.sleep({{wait}})
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-with connect() as sock:
+with connect(1) as sock:  # the server was there, and may be no more
     try:
         sock.sendall(WHOLE)
     except OSError:
