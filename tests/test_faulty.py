@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from selectors import EVENT_READ
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import pytest
@@ -496,6 +496,23 @@ def test_memory_is_bounded_though_nothing_leaves(served: Any, plan: str) -> None
         until(lambda: stream.unsent > SEND_BUFFER and not stream._mask & EVENT_READ, "it is full")
         assert stream.unsent < 3 * SEND_BUFFER
         assert server.counters["bytes_in"] < 3 * SEND_BUFFER
+    sender.join()
+    sock.close()
+
+
+def test_a_client_that_does_not_read_is_not_read(served: Any) -> None:
+    def send() -> None:
+        with suppress(ConnectionError):
+            sock.sendall((b"x" * 9_999 + b"\n") * 5_000)
+
+    sender = threading.Thread(target=send)
+    with served("duplicate:p=0", drain_timeout=0.1) as server:
+        sock = connected(server.tcp_address)
+        sender.start()
+        until(lambda: server._streams() and server._streams()[0].unsent, "it is full")
+        (stream,) = server._streams()
+        until(lambda: stream._mask == EVENT_WRITE, "it waits for the client")
+        assert stream.unsent < 3 * SEND_BUFFER
     sender.join()
     sock.close()
 
