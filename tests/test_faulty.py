@@ -222,6 +222,22 @@ def test_a_stalled_connection_is_read_and_never_answered(served: Any) -> None:
     assert (server.counters["messages"], server.counters["bytes_out"]) == (2, 2)
 
 
+@pytest.mark.parametrize("pieces", [[b"1:a,bad"], [b"1:a,", b"bad"]])
+def test_what_comes_after_a_stall_is_not_judged(served: Any, pieces: list[bytes]) -> None:
+    """In one `recv` with what is stalled, or in the next: neither is answered, or closed."""
+    with (
+        served("stall", framing="netstring", linger_timeout=0) as server,
+        connected(server.tcp_address) as sock,
+    ):
+        for piece in pieces:
+            sock.sendall(piece)
+            until(lambda: server.counters["messages"] == 1, "the message")
+        sock.shutdown(socket.SHUT_WR)
+        assert recvs(sock) == []
+        until(lambda: not server._streams(), "the end")
+    assert group(server, "closed") == {"fault_stall": 1}
+
+
 def test_a_truncated_reply_is_the_last_and_no_reset_overtakes_it(served: Any) -> None:
     with served("truncate:at=3,from=2") as server, connected(server.tcp_address) as sock:
         sock.sendall(b"whole\nhalf\nnone\n")
@@ -562,6 +578,17 @@ def test_stalled_connections_do_not_hold_up_a_stop(served: Any) -> None:
     with served("stall") as server, connected(server.tcp_address) as sock:
         sock.sendall(b"never\n")
         until(lambda: server.counters["messages"] == 1, "it")
+        server.stop()
+        assert recvs(sock) == []
+    assert group(server, "closed") == {"stopped": 1}
+
+
+def test_slow_reads_of_nothing_do_not_hold_up_a_stop(served: Any) -> None:
+    with (
+        served("slow-read:pause=200ms", drain_timeout=2 * PATIENCE) as server,
+        connected(server.tcp_address) as sock,
+    ):
+        asked(sock, b"a\n")
         server.stop()
         assert recvs(sock) == []
     assert group(server, "closed") == {"stopped": 1}

@@ -207,14 +207,13 @@ class Stream:
     def _receive(self) -> bool:
         """Take what one `recv` brings; whether another may bring anything."""
         size, slow = self.listener.shared.receive, self._arrival.slow
-        if slow is not None:
-            size = min(size, slow.size)
-            self._read_at = time.monotonic() + slow.pause
         try:
-            data = self._sock.recv(size)
+            data = self._sock.recv(size if slow is None else min(size, slow.size))
         except OSError as error:
             self._not_done(error)
             return not isinstance(error, BlockingIOError)
+        if slow is not None:
+            self._read_at = time.monotonic() + slow.pause
         self._read += len(data)
         if self._state == READING:
             self._take(data)
@@ -312,7 +311,7 @@ class Stream:
             self._linger(TRUNCATED)
         elif self._ended:
             self._close(STALLED if self._stalled else "eof")
-        elif self._splitter.echo.error is not None:
+        elif self._splitter.echo.error is not None and not self._stalled:
             self._linger("")
 
     def _abort(self) -> None:
