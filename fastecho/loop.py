@@ -5,8 +5,9 @@ does what is due; no connection needs a timer. `stop` may come from any thread o
 handler: it writes to a descriptor that the selector watches.
 
 `call_at` is for who does need one: servers with a fault plan. Timers are called in the order of
-their times, none early, each perhaps a millisecond late (epoll(7) counts those); none is taken
-back: who set it finds out whether it still matters. Without timers they cost nothing.
+their times, none early, each perhaps a millisecond late (epoll(7) counts those). One that is taken
+back keeps nothing alive, and there are never more of those than of others. Without timers they
+cost nothing.
 
 Short of memory, a stream ends itself; a MemoryError that comes as far as here is of somebody whom
 the next turn tries again.
@@ -29,6 +30,21 @@ if TYPE_CHECKING:
 SWEEP_INTERVAL = 1.0
 
 
+class Timer:
+    """Something to be done at a time. Made by `Loop.call_at`.
+
+    Attributes:
+        when: by the monotonic clock.
+        callback: what to call; None: it was called, or taken back.
+    """
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+
 class Loop:
     """A selector with its wake-up; closed by `close`."""
 
@@ -41,9 +57,9 @@ class Loop:
             os.close(self._writer)
             raise
         self._stopped = False
-        #: A heap of (when, in the order in which they were set, what to call).
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._set = 0
+        #: A heap of (when, in the order in which they were set, timer), those taken back included.
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._set = self._taken_back = 0
         #: So that `stop` never writes to a number that `close` has given back. A signal handler
         #: may find the lock taken by its own thread.
         self._lock = threading.RLock()
@@ -55,7 +71,6 @@ class Loop:
         while not self._stopped:
             with suppress(MemoryError):
                 self.selector.run(min(due, self._timers[0][0]) if self._timers else due)
-            if self._timers:
                 self._call_due()
             if time.monotonic() >= due:
                 sweep()
@@ -67,20 +82,38 @@ class Loop:
             timeout = max(min(timeout, self._timers[0][0] - time.monotonic()), 0)
         with suppress(MemoryError):
             self.selector.dispatch(timeout)
-        self._call_due()
+            self._call_due()
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call it once the monotonic clock reads `when`; from the loop's own thread."""
+        timer = Timer(when, callback)
         self._set += 1
-        heapq.heappush(self._timers, (when, self._set, callback))
+        heapq.heappush(self._timers, (when, self._set, timer))
         if self._timers[0][1] == self._set:
             self.selector.stop()  # it waits for something later
+        return timer
+
+    def take_back(self, timer: Timer) -> None:
+        """Do not call it, if that was not done yet."""
+        if timer.callback is None:
+            return
+        timer.callback = None
+        self._taken_back += 1
+        if 2 * self._taken_back > len(self._timers):
+            self._timers = [each for each in self._timers if each[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._taken_back = 0
 
     def _call_due(self) -> None:
         """Call what is due now; what is set meanwhile waits for the next turn."""
         now, last = time.monotonic(), self._set
         while self._timers and self._timers[0][0] <= now and self._timers[0][1] <= last:
-            heapq.heappop(self._timers)[2]()
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._taken_back -= 1
+            else:
+                callback()
 
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, a signal handler, or twice."""

@@ -32,7 +32,7 @@ from misbehaved import (
     recvs,
     seeds,
 )
-from processes import PATIENCE, serving, until
+from processes import PATIENCE, abort, serving, until
 
 from fastecho import ConfigError, FastechoError, Server, running
 from fastecho.faults import pump
@@ -531,6 +531,18 @@ def test_a_client_that_does_not_read_is_not_read(served: Any) -> None:
         assert stream.unsent < 3 * SEND_BUFFER
     sender.join()
     sock.close()
+
+
+def test_who_has_gone_is_forgotten_whatever_would_have_left(served: Any) -> None:
+    with served("slow-read:size=1,pause=1ms; delay:time=3600s", drain_timeout=0.1) as server:
+        for _ in range(10):
+            with connected(server.tcp_address) as sock:
+                sock.sendall(b"0123456789\n")
+                messages = server.counters["messages"]
+                until(lambda before=messages: server.counters["messages"] > before, "the message")
+                abort(sock)
+        until(lambda: not server._streams(), "their ends")
+        assert len(server._loop._timers) <= 1
 
 
 def test_max_connections_holds(served: Any) -> None:

@@ -226,6 +226,17 @@ def test_what_is_held_back_is_bounded(
     assert rest(sock) == []
 
 
+def test_what_has_left_early_is_not_kept_until_it_would_have(served: Any, client: Any) -> None:
+    with served("reorder:wait=3600s") as server:
+        sock = client(server)
+        for _ in range(10):
+            sock.send(b"a")
+            sock.send(b"b")
+            assert [sock.recv(10), sock.recv(10)] == [b"b", b"a"]
+        assert len(server._loop._timers) <= 1
+        assert server._held == 0
+
+
 def test_unix_datagrams_misbehave_too(served: Any, tmp_path: Path) -> None:
     path, own = str(tmp_path / "socket"), str(tmp_path / "own")
     with (

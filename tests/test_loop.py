@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -224,6 +225,41 @@ def test_a_turn_calls_timers_too_and_waits_no_longer_than_they_do(loop):
     loop.call_at(0.0, lambda: called.append(2))
     loop.turn(1e6)
     assert called == [1, 2]
+
+
+def test_a_timer_that_is_taken_back_is_not_called(loop):
+    called = []
+    timers = [loop.call_at(0.0, lambda number=number: called.append(number)) for number in range(5)]
+    for number in (0, 3, 3):
+        loop.take_back(timers[number])
+    loop.turn(0)
+    loop.take_back(timers[1])  # too late: nothing
+    loop.turn(0)
+    assert called == [1, 2, 4]
+
+
+def test_timers_that_are_taken_back_keep_nothing_and_do_not_pile_up(loop):
+    class Kept:
+        def ring(self):
+            pass
+
+    kept = Kept()
+    seen = weakref.ref(kept)
+    loop.call_at(1e9, idle)
+    for _ in range(1_000):
+        loop.take_back(loop.call_at(1e9, kept.ring))
+        assert len(loop._timers) <= 2
+    del kept
+    assert seen() is None
+
+
+def test_short_of_memory_a_timer_ends_nobody_else(loop):
+    def ring():
+        raise MemoryError
+
+    loop.call_at(0.0, ring)
+    loop.call_at(0.0, loop.stop)
+    loop.run(idle)
 
 
 def test_what_a_timer_raises_ends_it(loop):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .._pure.selector import Selector
     from ..addresses import Address
+    from ..loop import Timer
     from .mischief import Mischief
 
 #: How replies are lost on purpose: names of `unanswered` counters.
@@ -45,7 +46,7 @@ class _Reply:
         copies: how often.
         delay: seconds that it is to be held back.
         then: the reply that it overtakes.
-        is_held: whether it counts as held back.
+        timer: lets it go, if it is held back.
         has_left: whether it has left.
     """
 
@@ -56,7 +57,7 @@ class _Reply:
     back: Sequence[Control]
     delay: float
     then: _Reply | None = None
-    is_held: bool = False
+    timer: Timer | None = None
     has_left: bool = False
 
 
@@ -127,7 +128,7 @@ class Datagrams(plain.Datagrams):
                 peer.held = reply
         elif not reply.delay or self._hold(reply, reply.delay):
             reply.then, peer.held = peer.held, None
-            if not reply.is_held:
+            if reply.timer is None:
                 self._leave(reply, 0.0)
 
     def _hold(self, reply: _Reply, delay: float) -> bool:
@@ -135,9 +136,9 @@ class Datagrams(plain.Datagrams):
         if self._held >= FAULT_HELD or self._held_bytes + len(reply.data) > FAULT_HELD_BYTES:
             self._drop(OVERFLOW)
             return False
-        reply.is_held = True
         self._count_held(reply, 1)
-        self.mischief.loop.call_at(time.monotonic() + delay, partial(self._leave, reply, delay))
+        due = time.monotonic() + delay
+        reply.timer = self.mischief.loop.call_at(due, partial(self._leave, reply, delay))
         return True
 
     def _leave(self, reply: _Reply, delay: float) -> None:
@@ -146,7 +147,8 @@ class Datagrams(plain.Datagrams):
             return
         reply.has_left = True
         peer = reply.peer
-        if reply.is_held:
+        if reply.timer is not None:
+            self.mischief.loop.take_back(reply.timer)
             self._count_held(reply, -1)
         if peer.held is reply:
             peer.held = None

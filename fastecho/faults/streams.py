@@ -21,7 +21,6 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import addresses
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from .._pure.stamping import Echo
     from ..addresses import Address
     from ..framing import Framing
+    from ..loop import Timer
     from .decisions import Arrival
     from .mischief import Mischief
 
@@ -126,9 +126,9 @@ class Stream:
         self._uncut = memoryview(b"")
         self._now_ns = 0
         self._received = 0.0
-        #: What we wait for: events, when the next timer is due, when the next slow read is.
+        #: What we wait for: events, the next timer, when the next slow read is due.
         self._mask = 0
-        self._alarm: float | None = None
+        self._alarm: Timer | None = None
         self._read_at = 0.0
         #: As in the plain stream: for timeouts.
         self._read = 0
@@ -348,9 +348,14 @@ class Stream:
         later = self._read_at if now < self._read_at else None
         times = (again, self._pump.pieces.waits_until, later)
         when = min((time for time in times if time is not None), default=None)
-        if when is not None and (self._alarm is None or when < self._alarm):
-            self._alarm = when
-            self.listener.mischief.loop.call_at(when, partial(self._ring, when))
+        if when is not None and (self._alarm is None or when < self._alarm.when):
+            self._forget_alarm()
+            self._alarm = self.listener.mischief.loop.call_at(when, self._ring)
+
+    def _forget_alarm(self) -> None:
+        if self._alarm is not None:
+            self.listener.mischief.loop.take_back(self._alarm)
+            self._alarm = None
 
     def _register(self, mask: int) -> None:
         selector = self.listener.selector
@@ -364,11 +369,10 @@ class Stream:
             selector.register(self, mask, self)
         self._mask = mask
 
-    def _ring(self, when: float) -> None:
-        """A timer is due, unless another was set for sooner."""
-        if when == self._alarm:
-            self._alarm = None
-            self.on_event(0)
+    def _ring(self) -> None:
+        """The timer is due."""
+        self._alarm = None
+        self.on_event(0)
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Look for timeouts.
@@ -440,6 +444,7 @@ class Stream:
         self._uncut = memoryview(b"")
         self._record.closed(self._reason)
         self.listener.ended(cast(plain.Stream, self))
+        self._forget_alarm()
         if self.listener.verbose:
             self.listener.owner.closed(cast(plain.Stream, self), self._reason)
 
