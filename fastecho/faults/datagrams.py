@@ -9,6 +9,8 @@ only what it would send is asked about here. Contract, beyond its own:
   after the next reply to the same peer, or after its `wait`. (One that another waits for already is
   not reordered itself: it leaves, then the other.)
 - What is held back is bounded: a reply past that is dropped, and counted as `fault_overflow`.
+- A source that can be forged gets a duplicate only if both together are no more than double what
+  came, as any answer is; else the second is dropped, and counted as `amplified`.
 - When it is stopped, what is held back still leaves as planned.
 """
 
@@ -110,10 +112,11 @@ class Datagrams(plain.Datagrams):
         if decision.drop:
             self._drop(DROPPED)
             return
-        data = decision.data[: decision.keep]
-        self._plan(
-            _Reply(peer, peer.messages, data, decision.copies, back, decision.delay), decision.swap
-        )
+        data, copies = decision.data[: decision.keep], decision.copies
+        if copies * (len(data) + headers) > 2 * (len(message) + headers) and headers:
+            copies = 1
+            self._drop("amplified")
+        self._plan(_Reply(peer, peer.messages, data, copies, back, decision.delay), decision.swap)
 
     def _plan(self, reply: _Reply, wait: float | None) -> None:
         """Have a reply leave when it is to.
