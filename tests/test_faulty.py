@@ -38,7 +38,7 @@ from fastecho import ConfigError, FastechoError, Server, running
 from fastecho.faults import pump
 from fastecho.faults.decisions import Draws
 from fastecho.faults.plan import parse
-from fastecho.limits import SEND_BUFFER
+from fastecho.limits import FAULT_REPLIES, SEND_BUFFER
 
 SEED = 1234567
 
@@ -531,6 +531,18 @@ def test_a_client_that_does_not_read_is_not_read(served: Any) -> None:
         assert stream.unsent < 3 * SEND_BUFFER
     sender.join()
     sock.close()
+
+
+def test_replies_of_next_to_no_bytes_are_bounded_too(served: Any) -> None:
+    with (
+        served("delay:time=3600s", drain_timeout=0.1) as server,
+        connected(server.tcp_address) as sock,
+    ):
+        sock.sendall(b"\n" * 100_000)
+        until(lambda: server.counters["messages"] > FAULT_REPLIES, "as many as may wait")
+        (stream,) = server._streams()
+        until(lambda: not stream._mask & EVENT_READ, "it is full")
+        assert server.counters["messages"] <= 2 * FAULT_REPLIES
 
 
 def test_who_has_gone_is_forgotten_whatever_would_have_left(served: Any) -> None:

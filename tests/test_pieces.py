@@ -162,6 +162,7 @@ def test_what_is_swapped_with_the_end_is_lost() -> None:
     pieces.add(2, Decision(b"second", keep=3, end="close"), 0.0)
     assert data(leave(pieces)) == [b"sec"]
     assert (pieces.ended, pieces.size, pieces.waits_until) == (True, 0, None)
+    assert pieces.replies == 0
 
 
 def decisions(size: int) -> st.SearchStrategy[dict[str, Any]]:
@@ -203,7 +204,7 @@ def test_each_byte_leaves_once_in_order_and_none_early(
     pieces.finish()
     while head := pieces.head:
         left.append((head.due, pieces.take(head.due, room)))
-    assert (pieces.size, pieces.waits_until) == (0, None)
+    assert (pieces.size, pieces.replies, pieces.waits_until) == (0, 0, None)
 
     said = dict.fromkeys(range(1, len(lot) + 1), b"")
     order: list[int] = []

@@ -88,11 +88,12 @@ class Pieces:
 
     Attributes:
         size: bytes of it.
+        replies: how many they are of.
         ended: whether what was added last ends the connection: nothing can follow.
     """
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.replies = 0
         self.ended = False
         self._head: Piece | None = None
         #: Cut as they leave.
@@ -113,6 +114,7 @@ class Pieces:
         reply = _Reply(message, decision, received)
         if not self.ended:
             self.size += len(reply.data)
+            self.replies += 1
             if decision.swap is not None and self._swapped is None:
                 self._swapped = reply
                 return
@@ -186,6 +188,7 @@ class Pieces:
         """A reply has its place among the others."""
         if self.ended:
             self.size -= len(reply.data)
+            self.replies -= 1
             return
         self.ended = bool(reply.decision.end)
         if self._batch is None:
@@ -229,6 +232,7 @@ class Pieces:
                 end=replies[-1].decision.end if end == len(data) else "",
             )
             begin, delay = end, pause
+        self.replies -= len(replies)
 
 
 def _patience(reply: _Reply) -> float:

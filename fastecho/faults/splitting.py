@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..limits import FAULT_REPLIES
+
 if TYPE_CHECKING:
     from .._pure.framing import Buffer
     from .._pure.stamping import Echo
     from ..framing import Framing
-
 
 #: By how much the header of a reply can be longer than its message's: a length of a varint, or a
 #: netstring's, to which the prefix is added.
@@ -34,7 +35,7 @@ class Splitter:
         self._cutter = echo.codec.fresh()
         self._framing = framing
         #: Were each byte the end of a message. A message of `raw` is what came at once.
-        most = max(1, room // (echo.stamper.longest + GROWTH))
+        most = max(1, min(room // (echo.stamper.longest + GROWTH), FAULT_REPLIES))
         self._step = most if framing.spec != "raw" else None
 
     def feed(self, data: Buffer, now_ns: int) -> tuple[int, list[bytes]]:

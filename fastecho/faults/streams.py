@@ -6,7 +6,7 @@ server without a plan makes none of them, and pays nothing. Contract, beyond tha
 - Each reply is known by itself, and a decision is made about it, once (`decisions`); what
   leaves, in which pieces and when, is up to `pieces` and `pump`.
 - A stream is not read while the kernel takes no more of its replies, nor while there are more of
-  them than a piece, whatever they wait for.
+  them than a piece, or too many, whatever they wait for.
 - After a stall, or once it is to be ended, its input is read and discarded.
 - One timer at a time, for whatever comes first: a piece, a look whether one was read, a reply that
   waits for others, the next slow read.
@@ -27,7 +27,7 @@ from .. import addresses
 from .._pure import stream as plain
 from .._pure.selector import EVENT_READ, EVENT_WRITE
 from .._pure.stream import SHORT_OF_MEMORY, forget, read_clock
-from ..limits import UNFINISHED_AFTER, UNREAD_AFTER
+from ..limits import FAULT_REPLIES, UNFINISHED_AFTER, UNREAD_AFTER
 from .journal import Record
 from .pump import Pump
 from .splitting import Splitter
@@ -202,7 +202,9 @@ class Stream:
     @property
     def _has_room(self) -> bool:
         """Whether more may be answered."""
-        return not self._pump.is_blocked and self._pump.unsent <= self.listener.shared.send
+        pump = self._pump
+        is_full = pump.unsent > self.listener.shared.send or pump.pieces.replies > FAULT_REPLIES
+        return not (pump.is_blocked or is_full)
 
     def _receive(self) -> bool:
         """Take what one `recv` brings; whether another may bring anything."""
