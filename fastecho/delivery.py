@@ -35,8 +35,8 @@ NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, INET_DIAG_INFO = 4, 20, 1
 #: `struct nlmsghdr`: length, type, flags, sequence, port.
 HEADER = struct.Struct("=IHHII")
 #: `struct inet_diag_req_v2`: family, protocol, extensions, padding, states; then, big-endian, the
-#: ports and addresses of the socket asked for; interface and cookie (any).
-REQUEST, PORTS, ANY = struct.Struct("=BBBxI"), struct.Struct("!HH16s16s"), bytes(4) + b"\xff" * 8
+#: ports and addresses of the socket asked for; interface (0: any) and cookie (any).
+REQUEST, PORTS, REST = struct.Struct("=BBBxI"), struct.Struct("!HH16s16s"), struct.Struct("=I8s")
 #: Of `struct inet_diag_msg`: `idiag_rqueue`, the size of it all. Of `struct tcp_info`:
 #: `tcpi_bytes_received`.
 QUEUE, ANSWER, RECEIVED = 56, 72, 128
@@ -176,6 +176,8 @@ def _request(whose: Address, peer: Address) -> bytes:
     family = socket.AF_INET if plain[0].version == 4 else socket.AF_INET6
     about = REQUEST.pack(family, socket.IPPROTO_TCP, 1 << INET_DIAG_INFO - 1, 0xFFFFFFFF)
     packed = [host.packed.ljust(16, b"\0") for host in plain]
-    about += PORTS.pack(whose[1], peer[1], *packed) + ANY
+    # A socket with a link-local address belongs to its interface, and is found by both.
+    scope = whose[3] if len(whose) > 3 else 0
+    about += PORTS.pack(whose[1], peer[1], *packed) + REST.pack(scope, b"\xff" * 8)
     size = HEADER.size + len(about)
     return HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0) + about

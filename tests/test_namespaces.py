@@ -696,6 +696,23 @@ def test_of_another_machine_it_is_known_that_it_acknowledged(
     assert known == ["", *["acknowledged"] * 3]
 
 
+def test_a_link_local_address_of_the_same_machine_is_asked_about_on_its_interface(
+    twin: Any, lab: Lab, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with (
+        lab.server.serving(
+            "tcp://[::]:12345", prefix="", faults="dribble", fault_log=path, backend=twin.name
+        ),
+        lab.server.connect((LINK_LOCAL, PORT, 0, lab.server.interface())) as sock,
+    ):
+        sock.sendall(b"abc\n")
+        assert read_exactly(sock, 4) == b"abc\n"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    known = [line["how"] for line in lines if line["event"] == "sent"]
+    assert known == ["", *["read"] * 3]
+
+
 def test_a_plan_answers_nobody_who_would_not_be_answered(twin: Any, lab: Lab) -> None:
     """Sources can be forged: what may leave twice is what may leave at all."""
     with (
