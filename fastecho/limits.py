@@ -99,8 +99,9 @@ FAULT_PEERS = 4_096
 #: Datagrams, and bytes of them, that a socket with a fault plan holds back: a second of a busy
 #: link. What is more is dropped and counted, since memory is not the plan's to use up.
 FAULT_HELD, FAULT_HELD_BYTES = 65_536, 64 * 2**20
-#: Replies that one stream with a fault plan has planned before it reads on, and messages that it
-#: looks for at a time: each reply costs a kilobyte besides its bytes, which can be none.
+#: Replies that one stream with a fault plan has planned before it reads on, and that it decides
+#: about before others have their turn: each costs a kilobyte besides its bytes, which can be none,
+#: and some ten microseconds.
 FAULT_REPLIES = 8_192
 #: What a fault plan's draws are made from: what a signed 64-bit number holds.
 MAX_SEED = 2**63 - 1

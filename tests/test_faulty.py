@@ -545,6 +545,24 @@ def test_replies_of_next_to_no_bytes_are_bounded_too(served: Any) -> None:
         assert server.counters["messages"] <= 2 * FAULT_REPLIES
 
 
+def test_who_sends_many_small_messages_holds_up_no_other(twin: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with (
+        Server("tcp://127.0.0.1:0", prefix="", fault_log=str(path), backend=twin.name) as server,
+        connected(server.tcp_address) as many,
+        connected(server.tcp_address) as one,
+    ):
+        many.sendall(b"\n" * 40_000)
+        one.sendall(b"x\n")
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        until(lambda: server.counters["messages"] == 40_001, "all of them")
+        server.stop()
+        thread.join()
+    whose = [line["connection"] for line in log(path) if line["event"] == "message"]
+    assert whose.index(2) <= 2 * FAULT_REPLIES
+
+
 def test_who_has_gone_is_forgotten_whatever_would_have_left(served: Any) -> None:
     with served("slow-read:size=1,pause=1ms; delay:time=3600s", drain_timeout=0.1) as server:
         for _ in range(10):

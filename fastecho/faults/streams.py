@@ -282,9 +282,13 @@ class Stream:
     def _go_on(self) -> None:
         """Do what can be done now, and see to being called when there is more to do."""
         again: float | None = None
+        enough = self.messages + FAULT_REPLIES
         while self._state != CLOSED:
             again = self._send()
             if not self._uncut or not self._has_room:
+                break
+            if self.messages >= enough:
+                again = 0.0  # at once, but for the others
                 break
             self._cut()
         if self._state in (READING, MUTED) and not self._uncut and self._pump.is_done:
