@@ -12,11 +12,13 @@ own. What it does not: that the program has done anything with it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ SIOCOUTQ = 0x5411
 
 # <linux/netlink.h>, <linux/sock_diag.h>, <linux/inet_diag.h>: Python does not name them.
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, INET_DIAG_INFO = 4, 20, 1, 2
+NLMSG_ERROR = 2
 #: `struct nlmsghdr`: length, type, flags, sequence, port.
 HEADER = struct.Struct("=IHHII")
 #: `struct inet_diag_req_v2`: family, protocol, extensions, padding, states; then, big-endian, the
@@ -74,15 +77,19 @@ class Deliveries:
 
         Returns:
             None: there is no such socket here.
+
+        Raises:
+            OSError: the kernel does not say, for lack of memory perhaps.
         """
         if self._netlink is None:
             return None
-        try:
-            self._netlink.send(request)
-            answer = self._netlink.recv(8192)  # it is there when `send` returns
-        except OSError:
-            return None
+        self._netlink.send(request)
+        answer = self._netlink.recv(8192)  # it is there when `send` returns
         kind = HEADER.unpack_from(answer)[1]
+        if kind == NLMSG_ERROR:
+            (error,) = struct.unpack_from("=i", answer, HEADER.size)
+            if error != -errno.ENOENT:
+                raise OSError(-error, os.strerror(-error))
         if kind != SOCK_DIAG_BY_FAMILY or len(answer) < HEADER.size + ANSWER:
             return None
         (queue,) = struct.unpack_from("=I", answer, HEADER.size + QUEUE)
@@ -111,8 +118,9 @@ class Delivery:
         self.how = READ if sock.family == socket.AF_UNIX else ACKNOWLEDGED
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             self._request = _request(sock.getpeername(), sock.getsockname())
-            if kernel.ask(self._request) is not None:
-                self.how = READ
+            with suppress(OSError):
+                if kernel.ask(self._request) is not None:
+                    self.how = READ
 
     def is_over(self, sent: int) -> bool:
         """Whether there is nothing to wait for: it was read (or acknowledged), or nobody will.
@@ -121,7 +129,10 @@ class Delivery:
             sent: bytes since the connection began.
         """
         if self._sock.family != socket.AF_UNIX and self.how == READ:
-            return self._is_read(sent)
+            try:
+                return self._is_read(sent)
+            except OSError:
+                return False  # as far as is known
         try:
             left = fcntl.ioctl(self._sock, SIOCOUTQ, bytes(4))
         except OSError:

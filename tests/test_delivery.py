@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from processes import PATIENCE, abort, needs_ipv6, until
@@ -158,6 +161,27 @@ def test_without_the_kernel_s_answers_acknowledgements_have_to_do(
         assert found.wait(1, PATIENCE)
     assert slept == [delivery.PAUSE]
     assert theirs.recv(1) == b"!"
+
+
+def test_what_the_kernel_does_not_say_is_not_taken_for_read(
+    kernel: Deliveries, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tcp(stack, "127.0.0.1", "127.0.0.1")
+    found = kernel.of(ours)
+    ours.send(b"!")
+    theirs.recv(1)
+    assert found.wait(1, PATIENCE)
+    with monkeypatch.context() as patched:
+        refusal = delivery.HEADER.pack(20, delivery.NLMSG_ERROR, 0, 0, 0)
+        refusal += (-errno.ENOMEM).to_bytes(4, sys.byteorder, signed=True)
+        for answer in (OSError(errno.ENOBUFS, "no room"), refusal):
+            silent = Mock()
+            silent.recv.side_effect = [answer]
+            patched.setattr(kernel, "_netlink", silent)
+            assert not found.is_over(1)
+        silent.recv.side_effect = [answer]
+        assert kernel.of(ours).how == ACKNOWLEDGED
+    assert found.is_over(1)
 
 
 def test_closing_twice_is_closing_once(kernel: Deliveries) -> None:
