@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,7 @@ from processes import PATIENCE, abort, serving, until
 
 from fastecho import ConfigError, FastechoError, Server, running
 from fastecho.faults import pump
-from fastecho.faults.decisions import Draws
+from fastecho.faults.decisions import Decision, Draws
 from fastecho.faults.plan import parse
 from fastecho.limits import FAULT_REPLIES, SEND_BUFFER
 
@@ -143,6 +144,23 @@ def test_a_client_that_does_not_read_is_waited_for_so_long_and_no_longer(
         assert recvs(sock, 4) == [b"abc\n"]
     sent = events(log(tmp_path / "log"), "sent")
     assert [line["how"] for line in sent] == ["", "unread"]
+
+
+def test_a_client_that_does_not_read_is_looked_at_less_and_less() -> None:
+    """Simulated time: every timer is on time."""
+    delivery = Mock(how="read")
+    delivery.is_over.return_value = False
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = pump.Pump(ours, Mock(**{"of.return_value": delivery}), Mock(), 100)
+        stream.pieces.add(1, Decision(b"ab", cuts=(1,)), 0.0)
+        now: float | None = 0.0
+        last = 0.0
+        while now is not None:
+            last, now = now, stream.go_on(now)
+    assert stream.sent == 2
+    assert pump.PATIENCE <= last <= 1.1 * pump.PATIENCE
+    assert delivery.is_over.call_count < 200
 
 
 def test_pieces_larger_than_what_the_kernel_takes_leave_whole(served: Any, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Seconds that a client gets to read a piece: far more than any program needs that reads at all.
 PATIENCE = 1.0
+#: How much longer each wait for it becomes, as a share of the time so far: a crowd that does not
+#: read costs next to nothing, and who reads late is noticed little later.
+LATER = 0.1
 #: `how` of a piece that left before the last was read.
 UNREAD = "unread"
 
@@ -149,7 +152,8 @@ class Pump:
             if self._looks < LOOKS:
                 os.sched_yield()
                 return now
-            return now + LONGEST_SLEEP
+            waited = now - (self._deadline - PATIENCE)
+            return now + max(LONGEST_SLEEP, waited * LATER)
         self._how, self._over, self._looks = how, self.sent, 0
         self._since = now + (PAUSE if how == ACKNOWLEDGED else 0.0)
         return None
