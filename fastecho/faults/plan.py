@@ -243,7 +243,7 @@ class Plan(NamedTuple):
 
     @property
     def window(self) -> int | None:
-        """The receive window that `slow-read` wants of a listening socket, before it listens."""
+        """The receive window that `slow-read` wants of a listening socket."""
         return next((p.values["window"] for p in self.faults if p.fault.name == "slow-read"), None)
 
     def check(self, streams: bool, datagrams: bool) -> None:
