@@ -274,6 +274,9 @@ class Server:
             cut = f"{len(streams):,} connection{'' if len(streams) == 1 else 's'}"
             sentence = f"stopped with {cut} cut, {unsent:,} bytes unsent"
             say(WARNING, "cut", sentence, connections=len(streams), unsent=unsent)
+        if held := self._held:
+            sentence = f"stopped with {held:,} datagram{'' if held == 1 else 's'} held back"
+            say(WARNING, "held", sentence, held=held)
 
 
 def _repeat(part: Listener | Datagrams, taken: Callable[[Any], int], deadline: float) -> None:

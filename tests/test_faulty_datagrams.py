@@ -164,6 +164,17 @@ def test_what_is_held_back_leaves_when_it_is_stopped(served: Any, client: Any) -
         assert sock.recv(100) == b"late"
 
 
+def test_what_a_stop_does_not_wait_for_is_told(
+    served: Any, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served("delay:time=3600s", drain_timeout=0.1) as server:
+        sock = client(server)
+        sock.send(b"a")
+        sock.send(b"b")
+        until(lambda: server.counters["messages"] == 2, "both")
+    assert "stopped with 2 datagrams held back" in caplog.text
+
+
 def test_a_plan_that_never_strikes_answers_as_ever(served: Any, client: Any) -> None:
     with served("drop:p=0", prefix="{seq} {peer} ") as server:
         sock = client(server)
