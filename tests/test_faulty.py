@@ -585,8 +585,8 @@ def test_who_has_gone_is_forgotten_whatever_would_have_left(served: Any) -> None
     with served("slow-read:size=1,pause=1ms; delay:time=3600s", drain_timeout=0.1) as server:
         for _ in range(10):
             with connected(server.tcp_address) as sock:
-                sock.sendall(b"0123456789\n")
                 messages = server.counters["messages"]
+                sock.sendall(b"0123456789\n")
                 until(lambda before=messages: server.counters["messages"] > before, "the message")
                 abort(sock)
         until(lambda: not server._streams(), "their ends")
