@@ -215,6 +215,7 @@ def test_an_answer_is_as_it_was_but_for_what_is_masked() -> None:
         (b"at 1:0000 x", 0.0, ""),
         (b"at 1:0000 y", exchange.GRACE, "another"),
         (b"at 1:0000 xx", exchange.GRACE, "longer"),
+        (b"at 1:00000000", None, "shorter"),
     ]:
         assert answers.patience(plan, received) == patience
         judged = answers.judge(plan, Outcome(received, exchange.ANSWERED))

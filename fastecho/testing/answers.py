@@ -293,9 +293,11 @@ class Recorded(Answers):
             return None
         if len(received) < len(expected) // 2:  # a mask could hardly make up for that
             return None
-        if self.masks.hide(received) == self.masks.hide(expected):
+        hidden, right = self.masks.hide(received), self.masks.hide(expected)
+        if hidden == right:
             return 0.0
-        return GRACE if len(received) >= len(expected) else None
+        # What a mask hides may be longer this time, and more of the answer still on its way.
+        return None if len(received) < len(expected) or right.startswith(hidden) else GRACE
 
     def judge(self, plan: Plan, outcome: Outcome) -> str:
         expected, received = (
