@@ -321,9 +321,11 @@ def test_it_needs_no_other_package(tmp_path: Path) -> None:
 
 
 def test_a_reproducer_says_so_if_nobody_is_there(tmp_path: Path) -> None:
-    program = tmp_path / "cut.py"
+    program = tmp_path / "cut it.py"
     with Broken("one_recv") as address:
-        assert fuzz(address, "--repro", program, *QUICK).returncode == FAILED
+        done = fuzz(address, "--repro", program, *QUICK)
+    assert done.returncode == FAILED
+    assert lines(done)[-1] == f"to see it again: python '{program}'"
     done = run(sys.executable, "-W", "error", program)
     assert done.returncode == UNAVAILABLE
     assert done.stdout.startswith(b"nobody is there: ")

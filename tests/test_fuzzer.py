@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import ast
+import contextlib
 import errno
 import re
 import socket
@@ -458,6 +460,23 @@ def test_a_reproducer_that_half_closes(tmp_path: Path) -> None:
         right, wrong = run(*command), run(*command, *address.split(":"))
     assert (right.returncode, right.stderr) == (0, b"")
     assert (wrong.returncode, wrong.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("name", ["é" * 40, "😀", "it's \"\\x"])
+def test_a_reproducer_of_any_path(name: str, tmp_path: Path) -> None:
+    """Also where its docstring would be broken in the middle of an escape."""
+    program = Path("repro.py")
+    with contextlib.chdir(tmp_path), fastecho.running(listen=(f"unix:{name}",), prefix="> "):
+        for length in range(20):
+            title = "x" * length + name * 5
+            program.write_text(
+                reproducer.program(
+                    Plan((b"hello\n",), (3,)), rb"> hello\n", title, name, name, TIMEOUT, "repro.py"
+                )
+            )
+            ast.parse(program.read_text())
+        done = run(sys.executable, "-W", "error", program)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @given(st.binary(max_size=200))

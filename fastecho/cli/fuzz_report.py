@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def text(report: Report, answers: Answers, framing: str | None, repro: str | Non
         lines += [*_certainty(found), ""]
     lines += textwrap.wrap(PROOF[report.how], WIDTH)
     if repro is not None:
-        lines += ["", f"to see it again: python {repro}"]
+        lines += ["", f"to see it again: python {shlex.quote(repro)}"]
     return "\n".join(lines)
 
 

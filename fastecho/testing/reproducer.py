@@ -155,9 +155,9 @@ def program(
     # A reset that comes with the last byte is another thing than one after it was read.
     steps = steps.format(wait="PAUSE" if plan.cuts and plan.cuts[-1] < len(plan.data) else "0")
     source = _TEMPLATE.format(
-        title=textwrap.fill(_told(title), WIDTH),
-        what=textwrap.fill(_told(f"{_WHAT.format(target)}, {told}."), WIDTH),
-        file=_told(os.path.basename(file)),
+        title=_told(title),
+        what=_told(f"{_WHAT.format(target)}, {told}."),
+        file=_escaped(os.path.basename(file)),
         address=_address(address),
         pieces="\n".join(f"{literal(each, 4)}," for each in plan.pieces),
         right=literal(pattern, 4),
@@ -172,13 +172,17 @@ def program(
 
 def _address(address: Any) -> str:
     if not isinstance(address, tuple):
-        return f"({json.dumps(os.fsdecode(address))},)"
+        return f"({_literal(os.fsencode(address))},)"
     host, port = address
     return f"({json.dumps(host)}, {port})"
 
 
 def _told(text: str) -> str:
-    """In a docstring."""
+    """In a docstring, as a paragraph; a long word may be one of escapes, and stays whole."""
+    return textwrap.fill(_escaped(text), WIDTH, break_long_words=False)
+
+
+def _escaped(text: str) -> str:
     return text.encode("unicode_escape").decode().replace('"', "'")
 
 
