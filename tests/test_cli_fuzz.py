@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,26 @@ def test_ctrl_c_ends_it_with_what_there_is() -> None:
     assert process.returncode == INTERRUPTED
     assert b"ended early" in said
     assert b"Traceback" not in complained
+
+
+def test_ctrl_c_before_anything_was_cut() -> None:
+    asked = threading.Event()
+
+    def act(sock: socket.socket) -> None:
+        while sock.recv(100):
+            sock.sendall(b"well")  # and it stays: so it could say more
+            asked.set()
+
+    with serving(act) as address:
+        command = [*COMMAND, address, "--text", "x", "--timeout", str(PATIENCE)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        ) as process:
+            assert asked.wait(PATIENCE)
+            process.send_signal(signal.SIGINT)
+            said, complained = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, complained) == (INTERRUPTED, b"")
+    assert said.endswith(b": it was ended before anything was cut\n")
 
 
 # -- who does not answer, or not always the same

@@ -885,6 +885,30 @@ def test_ended_early_it_reports_what_there_is() -> None:
     assert tried(report)[plans.SINGLE] > 0
 
 
+def test_what_was_found_at_random_is_not_lost_when_its_search_is_ended() -> None:
+    """Whoever takes Ctrl-C while it is shrunk is not told that nothing was found."""
+    found = False
+
+    def act(sock: socket.socket) -> None:
+        nonlocal found
+        if found:
+            _thread.interrupt_main()
+        pieces = []
+        while data := sock.recv(65_536):
+            pieces.append(data)
+            if data.endswith(b"!"):
+                found = found or len(pieces) == 5
+                sock.sendall(b"five" if len(pieces) == 5 else b"well")
+                pieces = []
+
+    with serving(act) as address:
+        answers = recorded(b"what is this!", count=1)
+        report = search(address, answers, Options(TIMEOUT, pairs=10, examples=300))
+    assert report.stopped
+    assert report.finding is not None
+    assert len(report.finding.plan.cuts) == 4
+
+
 def test_the_same_seed_tries_the_same() -> None:
     def plans_of(seed: int) -> list[Plan]:
         return [plan for _, made in plans.kinds(echoes(), 20, seed) for plan in islice(made(), 100)]

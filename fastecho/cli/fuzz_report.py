@@ -64,6 +64,8 @@ def told(plan: Plan) -> str:
 def text(report: Report, answers: Answers, framing: str | None, repro: str | None) -> str:
     """The report."""
     what = f" ({framing})" if framing else ""
+    if not report.kinds:
+        return f"{report.target}{what}: it was ended before anything was cut"
     found = report.finding
     lines = [*_head(report, what), ""]
     if found is not None:

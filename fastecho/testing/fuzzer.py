@@ -302,28 +302,30 @@ class Fuzzer:
         options = self._options
         kind = Kind(plans.RANDOM, f"by Hypothesis, seed {options.seed}", options.examples, 0)
         self._report.kinds.append(kind)
-        failed: list[tuple[Plan, Outcome, str]] = []
+        smallest: tuple[Plan, Outcome, str] | None = None
         over = False
 
         def fails(plan: Plan) -> bool:
-            nonlocal over
+            nonlocal over, smallest
             if over:
                 return False
             try:
-                if failed and self._try(self._control)[1]:
+                if smallest and self._try(self._control)[1]:
                     over = True  # nothing can be shrunk with a server that answers nobody
                     return False
-                if not failed:
+                if not smallest:
                     progress(kind)
                 outcome, wrong = self._try(plan)
             except Untried as reason:
                 over = True
-                kind.note = "" if failed else str(reason)
+                kind.note = "" if smallest else str(reason)
                 return False
-            if not failed:
+            if not smallest:
                 kind.tried += 1
             if wrong:
-                failed.append((plan, outcome, wrong))
+                # One alone is kept: an answer may be long, and many plans fail.
+                if not smallest or _size(plan) < _size(smallest[0]):
+                    smallest = plan, outcome, wrong
                 self._caller.until = min(self._caller.until, time.monotonic() + self._patience)
             return bool(wrong)
 
@@ -335,8 +337,12 @@ class Fuzzer:
             kind.total = 0
             kind.note = "Hypothesis is not installed (pip install 'fastecho[testing]')"
             return
-        if failed:
-            smallest = min(failed, key=lambda each: (len(each[0].cuts), len(each[0].data)))
+        except KeyboardInterrupt:
+            if smallest:
+                plan, outcome, wrong = smallest
+                self._report.finding = Finding(kind.name, plan, plan, outcome, wrong)
+            raise
+        if smallest:
             self._examine(kind, *smallest)
         elif not over:  # there may be fewer plans than were asked for
             kind.of = kind.total = kind.tried
@@ -467,3 +473,8 @@ class Fuzzer:
             LONGEST_ANSWER,
             awaits_close,
         )
+
+
+def _size(plan: Plan) -> tuple[int, int]:
+    """By which the smallest of several is chosen."""
+    return len(plan.cuts), len(plan.data)
