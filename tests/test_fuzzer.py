@@ -39,6 +39,7 @@ SPECS = (
     "line",
     "delimiter:0d0a",
     "delimiter:00ff00",
+    "any:0d0a,0a",
     "fixed:1",
     "fixed:5",
     "u8",
@@ -46,6 +47,7 @@ SPECS = (
     "u32",
     "u64",
     "length:width=3,offset=2,adjust=-4,le",
+    "length:width=1,adjust=200",
     "varint",
     "netstring",
 )
@@ -205,6 +207,8 @@ def test_raw_has_no_messages() -> None:
 def test_messages_that_are_too_much() -> None:
     with pytest.raises(ConfigError, match="3 requests of 400,000 bytes are too much"):
         echoes("fixed:400000")
+    with pytest.raises(ConfigError, match="3 requests of 400,000 bytes are too much"):
+        echoes("length:width=3,adjust=400000", 500_000)
 
 
 def test_an_answer_is_as_it_was_but_for_what_is_masked() -> None:

@@ -102,10 +102,13 @@ class Echoes(Answers):
         self._framing = framing.parse(spec)
         self._twin = backends.load()
         self._limit = self._framing.fixed or min(longest, self._framing.capacity or longest)
+        # With an `adjust`, a length of 0 announces a message of so many bytes already.
+        codec = self._framing.codec(self._twin, self._limit)
+        self._least = self._framing.fixed or max(1, getattr(codec, "adjust", 1))
         self.masks = masks
         self._prefix = b""
         self._bare = self._known = False
-        _check_size(count, self._framing.fixed or 1)
+        _check_size(count, self._least)
         self.requests = tuple(dict.fromkeys(self._frames(self._messages())))
         self.batch = self._frames(b"%d %b" % (n, TEXT) for n in range(1, count + 1))
 
@@ -137,7 +140,7 @@ class Echoes(Answers):
             room = self._framing.capacity - len(self._prefix) - NUMBER * len(numbers)
             longest = min(longest, room)
         near = {size + more for size in BUFFERS for more in (-2, -1, 0, 1, 2)}
-        return sorted(size for size in {*near, longest} if 0 < size <= longest)
+        return sorted(size for size in {*near, longest} if self._least <= size <= longest)
 
     def sized(self, size: int) -> tuple[bytes, ...]:
         """A request with a message of so many bytes."""
@@ -242,12 +245,10 @@ class Echoes(Answers):
     def _frames(self, messages: Iterable[bytes]) -> tuple[bytes, ...]:
         """What can be said of them in this framing, and there is always something."""
         codec = self._framing.codec(self._twin, self._limit)
-        size = self._framing.fixed
         found: list[bytes] = []
         for message in messages:
-            fitting = (
-                message[: self._limit] if size is None else bytes(islice(cycle(message), size))
-            )
+            size = max(self._least, min(len(message), self._limit))
+            fitting = bytes(islice(cycle(message), size))
             try:
                 found.append(codec.encode(fitting))
             except ValueError:
