@@ -271,8 +271,8 @@ class _Exchange:
 
     def _fall_silent(self) -> str:
         self._check_time()
-        more = "more " if self._received else ""
-        self._detail = f"nothing {more}came within {self._caller.timeout:g} s"
+        what = "no end of it" if self._received else "nothing"  # it may still be coming
+        self._detail = f"{what} came within {self._caller.timeout:g} s"
         return SILENT
 
     def _look_for_surplus(self, awaits_close: bool) -> None:
