@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -271,6 +272,12 @@ def test_the_sentence() -> None:
         "  cut:    [b'one', b'two']",
         "  differs first at event 1: nothing whole, b'two' cut",
     ]
+
+
+def test_a_mismatch_goes_from_one_process_to_another() -> None:
+    caught = mismatch(first_of_each, b"one\ntwo\n")
+    came = pickle.loads(pickle.dumps(caught))
+    assert (str(came), came.pieces, came.index) == (str(caught), caught.pieces, caught.index)
 
 
 def test_what_is_long_is_shortened() -> None:

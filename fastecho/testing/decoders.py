@@ -54,6 +54,9 @@ class CutMismatch(AssertionError):
             f"  differs first at event {self.index}: {_shown(wanted)} whole, {_shown(given)} cut"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:  # by default, an exception is made of its text alone
+        return type(self), (self.pieces, self.expected, self.got)
+
 
 def check_decoder(
     factory: Callable[[], Decoder],
