@@ -117,6 +117,29 @@ def test_a_mask_hides_the_same_in_all_three_ways(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mask", "data", "other"),
+    [
+        (rb"(?i)date: .*", b"a\nDate: x\nb", b"a\nDATE: yy\nb"),
+        (rb"(?m)^\d+", b"1\n2\n", b"3\n44\n"),
+        (rb"(?sx) < .* >  # all of it", b"1<\n>2", b"1<>2"),
+        (rb"(?P<digit>\d)+", b"[1 2]", b"[3 44]"),
+        (rb"(\d)\1", b"a11b22", b"a33b44"),
+        (rb"(?<=n=)\d+", b"n=1n=2", b"n=3n=44"),
+        (rb"\d+", b"7 " * 3000, b"88 " * 3000),
+    ],
+    ids=["case", "lines", "verbose", "named", "reference", "context", "many"],
+)
+def test_any_mask_may_stand_in_an_expression(mask: bytes, data: bytes, other: bytes) -> None:
+    """As in a reproducer."""
+    masks = Masks([mask])
+    assert masks.hide(data) == masks.hide(other)
+    pattern = masks.pattern(data)
+    assert re.fullmatch(pattern, data)
+    assert re.fullmatch(pattern, other)
+    assert not re.fullmatch(pattern, b"!" + data)
+
+
+@pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
         (b"a\r\nDate: x\r\nb", b"a\r\nDate: yy\r\nb", (rb"Date:[^\r\n]*",)),

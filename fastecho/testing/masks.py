@@ -22,6 +22,9 @@ _NAMES = (
 _TOKEN = re.compile(rb"(?s:(%b)|( *\d+)|.)" % _NAMES)
 #: What a time, a number or an id is made of.
 _WORD = frozenset(b"0123456789:.+-_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+#: Of a mask: flags for all of it; groups with a name, or that are referred to.
+_FLAGS = re.compile(rb"\(\?([aiLmsx]+)\)")
+_REFERENCE = re.compile(rb"\\[1-9]|\(\?P|\(\?\(")
 _SPECIAL = frozenset(rb".^$*+?{}[]\|()")
 _PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b'"')
 
@@ -94,13 +97,31 @@ class Masks:
             data: an answer.
             plain: makes one of what no mask hides.
         """
-        for expression, each in zip(self.expressions, self._compiled, strict=True):
-            found = next((found for found in each.finditer(data) if found[0]), None)
-            if found:
-                before, after = data[: found.start()], data[found.end() :]
-                rest = self.pattern(after, plain)
-                return self.pattern(before, plain) + b"(?:%b)" % expression + rest
-        return plain(data)
+        places: list[tuple[int, int, bytes]] = []
+        hidden = bytearray(len(data))
+        for each in self._compiled:
+            for found in each.finditer(data):
+                begin, end = found.span()
+                if begin < end and not any(hidden[begin:end]):
+                    hidden[begin:end] = b"x" * (end - begin)
+                    places.append((begin, end, _inside(each)))
+        parts, at = [], 0
+        for begin, end, expression in sorted(places):
+            parts += [plain(data[at:begin]), expression]
+            at = end
+        return b"".join(parts) + plain(data[at:])
+
+
+def _inside(mask: re.Pattern[bytes]) -> bytes:
+    """As a part of a longer expression: of that, its flags and groups must not be."""
+    if mask.groups and _REFERENCE.search(mask.pattern):
+        return b"(?s:.*?)"
+    flags = _FLAGS.match(mask.pattern)
+    if flags is None:
+        return b"(?:%b)" % mask.pattern
+    # Where comments are allowed, one may stand at the end.
+    last = b"\n" if mask.flags & re.VERBOSE else b""
+    return b"(?%b:%b%b)" % (flags[1], mask.pattern[flags.end() :], last)
 
 
 def difference(first: bytes, second: bytes) -> int:
