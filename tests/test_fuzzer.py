@@ -147,6 +147,7 @@ def test_any_mask_may_stand_in_an_expression(mask: bytes, data: bytes, other: by
         (b"[07:00:01] hello", b"[07:00:12] hello", (rb"\d+:\d+:\d+",)),
         (b"id abcde.\n", b"id xyz.\n", (rb"(?<=id )[\w:.+-]+",)),
         (b"\n\0\1\n", b"\n\0\2\n", (rb"\x00[^\r\n]*",)),
+        (b"a1\nc0ffee ok\n", b"a1\nbad ok\n", (rb"(?m:^)[\w:.+-]+",)),
         (b"abc", b"xyz", ()),
         (b"abc", b"", ()),
         (b"A: 1\r\nB: 1\r\n", b"A: 2\r\nB: 2\r\n", (rb"A:[^\r\n]*", rb"B:[^\r\n]*")),

@@ -176,6 +176,8 @@ def _candidates(first: bytes, second: bytes, at: int) -> Iterator[bytes]:
         word -= 1
     if word > begin:
         yield b"(?<=%b)[\\w:.+-]+" % escape(first[begin:word][-10:])
+    elif len(line) > len(one):  # never all of a line
+        yield rb"(?m:^)[\w:.+-]+"
     if at > begin:
         yield escape(first[begin:at]) + rb"[^\r\n]*"
 
