@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import OWN_HOST, PATIENCE, environment, named, read_exactly, run
+from processes import OWN_HOST, PATIENCE, environment, named, needs_ipv6, read_exactly, run
 from test_fuzzer import (
     Broken,
     closing,
@@ -350,6 +350,18 @@ def test_a_reproducer_says_so_if_nobody_is_there(tmp_path: Path) -> None:
     done = run(sys.executable, "-W", "error", program)
     assert done.returncode == UNAVAILABLE
     assert done.stdout.startswith(b"nobody is there: ")
+
+
+@pytest.mark.parametrize("listen", ["unix:{}/s", pytest.param("[::1]:0", marks=needs_ipv6)])
+def test_a_reproducer_finds_the_server_anywhere(listen: str, tmp_path: Path) -> None:
+    program = tmp_path / "cut.py"
+    word = listen.format(tmp_path)
+    with running(listen=(word,), framing="raw") as server:
+        port = "" if word.startswith("unix") else server.tcp_address[1]
+        address = word.replace(":0", f":{port}")
+        assert fuzz(address, "--repro", program, *QUICK).returncode == FAILED
+        done = run(sys.executable, "-W", "error", program)
+    assert (done.returncode, done.stderr) == (FAILED, b"")
 
 
 def test_a_reproducer_sends_what_was_found(tmp_path: Path) -> None:
