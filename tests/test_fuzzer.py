@@ -207,6 +207,20 @@ def test_a_reply_has_its_message_and_no_other() -> None:
     assert answers.judge(plan, Outcome(b"".join(lines * 2), exchange.ANSWERED))
 
 
+@pytest.mark.parametrize("mask", [rb"^\w+", rb"\w+: $", rb"\w+"])
+def test_an_expression_of_replies_has_prefixes_that_a_mask_hides(mask: bytes) -> None:
+    """Also by where they begin or end."""
+    answers = echoes("line", 100, 2, mask)
+    first, batch = Plan(answers.requests[:1]), Plan(answers.batch)
+    assert answers.learn(Outcome(b"anna: " + first.data, exchange.ANSWERED)) == ""
+    for plan in (first, batch):
+        lines = plan.data.splitlines(keepends=True)
+        received = b"".join(b"bert%d: %b" % each for each in enumerate(lines))
+        assert answers.judge(plan, Outcome(received, exchange.ANSWERED)) == ""
+        assert re.fullmatch(answers.pattern(plan), received)
+        assert not re.fullmatch(answers.pattern(plan), received + b"x")
+
+
 def test_a_server_may_keep_the_cr_of_a_line_to_itself() -> None:
     answers = echoes()
     assert answers.learn(Outcome(answers.requests[0], exchange.ANSWERED)) == ""

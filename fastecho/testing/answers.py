@@ -169,7 +169,7 @@ class Echoes(Answers):
                 found += (
                     rb"\d+:" if self._framing.spec == "netstring" else b"(?s:.{%d})" % len(header)
                 )
-            found += self.masks.pattern(self._prefix, of_form) + escape(message) + escape(trailer)
+            found += self._prefixes() + escape(message) + escape(trailer)
         return found
 
     def blur(self, data: bytes) -> bytes:
@@ -222,6 +222,13 @@ class Echoes(Answers):
 
     def _form(self, prefix: bytes) -> bytes:
         return form(self.masks.hide(prefix))
+
+    def _prefixes(self) -> bytes:
+        """A regular expression of all of them, inside of an answer."""
+        found = self.masks.pattern(self._prefix, of_form)
+        # A mask such as ^.* is met in a prefix alone, and nowhere else.
+        met = re.fullmatch(b"x%bx" % found, b"x%bx" % self._prefix)
+        return found if met else b"(?s:.*?)"
 
     def _messages(self) -> Iterator[bytes]:
         """Where a framing has a state of its own between two bytes, a message that shows it."""
