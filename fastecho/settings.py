@@ -331,18 +331,21 @@ class Settings:
         seed = int.from_bytes(os.urandom(4)) if random else int(self.fault_seed)
         return Draws(self.plan, seed)
 
-    def worst_case(self, send_piece: int) -> tuple[int, int]:
+    def worst_case(self, send_piece: int) -> tuple[int, int | None]:
         """The most memory that connections can make this process, and the kernel, hold.
 
         Args:
             send_piece: bytes of one piece of replies.
 
         Returns:
-            bytes of (process, kernel), all connections together.
+            bytes of (process, kernel), all connections together; None: this kernel does not say.
         """
         process = self.connections * (limits.RECEIVE_BUFFER + send_piece)
-        kernel = self.connections * (self.send_buffer + _third(_RECEIVE_MEMORY))
-        return process, min(kernel, _third(_ALL_MEMORY) * resource.getpagesize())
+        unread, pages = _third(_RECEIVE_MEMORY), _third(_ALL_MEMORY)
+        if unread is None:
+            return process, None
+        kernel = self.connections * (self.send_buffer + unread)
+        return process, kernel if pages is None else min(kernel, pages * resource.getpagesize())
 
 
 SETTINGS: dict[str, Field[Any]] = {each.name: each for each in fields(Settings)}
@@ -421,5 +424,9 @@ def _known(what: str, name: str) -> None:
         raise ConfigError(f"unknown {what} {name!r}: {hint}")
 
 
-def _third(path: Path) -> int:
-    return int(path.read_text().split()[2])
+def _third(path: Path) -> int | None:
+    """None: there is no such bound. Only the first network namespace, no container, has tcp_mem."""
+    try:
+        return int(path.read_text().split()[2])
+    except FileNotFoundError:
+        return None

@@ -232,6 +232,21 @@ def test_the_worst_case_is_what_each_connection_can_make_it_hold(
     assert ten.worst_case(1)[1] == 3 * resource.getpagesize()
 
 
+def test_the_worst_case_is_known_where_the_kernel_shows_less(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A container has no tcp_mem, and another kernel than Linux neither file."""
+    rmem = tmp_path / "tcp_rmem"
+    rmem.write_text("4096\t131072\t1000000\n")
+    monkeypatch.setattr(settings_module, "_RECEIVE_MEMORY", rmem)
+    monkeypatch.setattr(settings_module, "_ALL_MEMORY", tmp_path / "tcp_mem")
+    ten = Settings(max_connections=10, send_buffer=5_000)
+    assert ten.worst_case(1)[1] == 10 * (5_000 + 1_000_000)
+    rmem.unlink()
+    assert ten.worst_case(1) == (10 * (262_144 + 1), None)
+    assert "an unknown amount in the kernel" in printed()
+
+
 @pytest.mark.parametrize(
     ("arguments", "piece"),
     [

@@ -222,6 +222,7 @@ def _config(settings: Settings) -> str:
     pattern = echo.pattern(twin, settings.framing, settings.prefix, settings.max_frame)
     piece = send_piece(settings.framing, pattern.codec.max_frame, pattern.stamper.longest)
     process, kernel = settings.worst_case(piece)
+    held = "an unknown amount" if kernel is None else f"{kernel / MIB:,.0f} MiB"
     values = vars(settings) | {
         "max_frame": pattern.codec.max_frame,
         "backend": settings.backend or "auto",
@@ -235,7 +236,7 @@ def _config(settings: Settings) -> str:
         [
             *lines,
             f"# worst case, if {settings.connections:,} clients send and none reads:",
-            f"#   {process / MIB:,.0f} MiB in this process, {kernel / MIB:,.0f} MiB in the kernel",
+            f"#   {process / MIB:,.0f} MiB in this process, {held} in the kernel",
         ]
     )
 
