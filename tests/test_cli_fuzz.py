@@ -27,7 +27,8 @@ from test_fuzzer import (
 from test_terminal import ESCAPE, terminal
 
 from fastecho import running
-from fastecho.cli.fuzz import _bytes
+from fastecho.cli.fuzz import _bar, _bytes
+from fastecho.testing import plans
 
 DONE, FAILED, USAGE, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 COMMAND = (sys.executable, "-W", "error", "-m", "fastecho", "fuzz")
@@ -212,6 +213,20 @@ def test_on_a_terminal_the_report_is_what_stays(tmp_path: Path) -> None:
         assert shown.end() == DONE
     # A line that was rewritten ends as nothing.
     assert "of 1" not in shown.screen.rpartition(f"\r{ESCAPE}[2K")[2].partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (100, f"pairs of cuts      {'#' * 7}{'-' * 23} 32 of 128"),
+        (40, f"pairs of cuts      {'#' * 2}{'-' * 8} 32 of 128"),
+        (25, "pairs of cuts       32 o"),
+    ],
+)
+def test_the_bar_fits_into_one_line_of_the_terminal(columns: int, line: str) -> None:
+    kind = plans.Kind("pairs of cuts", "", 128, 128, tried=32)
+    assert _bar(kind, "32 of 128", columns) == line
+    assert len(line) < columns
 
 
 def test_ctrl_c_ends_it_with_what_there_is() -> None:

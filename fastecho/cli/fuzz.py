@@ -29,7 +29,7 @@ STANDARD = "-"
 ESCAPES = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 #: Seconds between two looks of the progress bar, and between two lines where there is no terminal.
 FRAME, PLAIN = 0.1, 5.0
-#: Columns of the bar.
+#: Columns of the bar, at most.
 BAR = 30
 
 
@@ -289,9 +289,8 @@ class _Progress:
         self._next = now + (FRAME if self._animated else PLAIN)
         count = f"{kind.tried:,} of {kind.total:,}"
         if self._animated:
-            done = BAR * kind.tried // max(kind.total, 1)
-            bar = "#" * done + "-" * (BAR - done)
-            click.echo(f"\r\x1b[2K{kind.name:<18} {bar} {count}", nl=False, err=True)
+            shown = _bar(kind, count, os.get_terminal_size(sys.stderr.fileno()).columns or 80)
+            click.echo(f"\r\x1b[2K{shown}", nl=False, err=True)
             self._shown = True
         else:
             click.echo(f"{kind.name}: {count}", err=True)
@@ -301,3 +300,11 @@ class _Progress:
         if self._shown:
             click.echo("\r\x1b[2K", nl=False, err=True)
             self._shown = False
+
+
+def _bar(kind: Kind, count: str, columns: int) -> str:
+    """In one line: what wraps could not be taken back."""
+    name = f"{kind.name:<18} "
+    width = max(0, min(BAR, columns - len(name) - len(count) - 2))
+    done = width * kind.tried // max(kind.total, 1)
+    return f"{name}{'#' * done}{'-' * (width - done)} {count}"[: columns - 1]
