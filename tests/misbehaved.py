@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 from processes import PATIENCE
+
+from fastecho import Server, running
 
 #: Of all that can be done to streams, what is quick.
 FRAGMENTS = [
@@ -34,6 +37,19 @@ seeds = st.integers(0, 2**63 - 1)
 
 #: Of a client that the server has reset.
 RESET = "reset"
+
+
+Serve: TypeAlias = "Callable[..., AbstractContextManager[Server]]"
+
+
+def logging_servers(listen: str, seed: int, path: Path, backend: str) -> Serve:
+    """Makes servers of a plan that log to a file; without a prefix, unless told."""
+
+    def serve(plan: str, **more: Any) -> AbstractContextManager[Server]:
+        fixed = {"listen": listen, "prefix": "", "fault_seed": seed, "backend": backend}
+        return running(**{**fixed, "faults": plan, "fault_log": str(path), **more})
+
+    return serve
 
 
 def connected(address: tuple[str, int] | str) -> socket.socket:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from misbehaved import (
     RESET,
+    Serve,
     asked,
     connected,
     ended,
@@ -28,6 +29,7 @@ from misbehaved import (
     events,
     hexes,
     log,
+    logging_servers,
     plans,
     read_ends,
     recvs,
@@ -35,7 +37,7 @@ from misbehaved import (
 )
 from processes import PATIENCE, abort, serving, until
 
-from fastecho import ConfigError, FastechoError, Server, running
+from fastecho import ConfigError, FastechoError, Server
 from fastecho.faults import pump
 from fastecho.faults.decisions import Decision, Draws
 from fastecho.faults.plan import parse
@@ -45,24 +47,8 @@ SEED = 1234567
 
 
 @pytest.fixture
-def served(twin: Any, tmp_path: Path) -> Callable[..., Any]:
-    """Makes servers of a plan, on TCP, that log to `tmp_path / "log"`; no prefix, unless told."""
-
-    @contextmanager
-    def serve(plan: str, **more: Any) -> Iterator[Server]:
-        chosen = {
-            "listen": "tcp://127.0.0.1:0",
-            "prefix": "",
-            "faults": plan,
-            "fault_seed": SEED,
-            "fault_log": str(tmp_path / "log"),
-            "backend": twin.name,
-            **more,
-        }
-        with running(**chosen) as server:
-            yield server
-
-    return serve
+def served(twin: Any, tmp_path: Path) -> Serve:
+    return logging_servers("tcp://127.0.0.1:0", SEED, tmp_path / "log", twin.name)
 
 
 def group(server: Server, name: str) -> dict[str, int]:
@@ -443,6 +429,17 @@ def test_a_log_alone_changes_nothing(served: Any, tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_an_error_at_once(served: Any, tmp_path: Path) -> None:
     with pytest.raises(FastechoError, match=r"cannot write .*nowhere/log: no such file"):
         served("walk", fault_log=str(tmp_path / "nowhere" / "log")).__enter__()
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing(served: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FastechoError, match=r"cannot write .*pipe: no such device or address"):
+        served("walk", fault_log=str(tmp_path / "pipe")).__enter__()
+
+
+def test_a_log_is_for_its_owner(served: Any, tmp_path: Path) -> None:
+    with served("walk"):
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_log_that_cannot_be_written_any_more_is_told_once(

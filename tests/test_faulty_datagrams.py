@@ -6,17 +6,17 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from misbehaved import events, hexes, log
+from misbehaved import Serve, events, hexes, log, logging_servers
 from processes import PATIENCE, until
 
-from fastecho import Server, running
+from fastecho import Server
 from fastecho.faults import datagrams
 from fastecho.faults.decisions import Draws
 from fastecho.faults.plan import parse
@@ -25,24 +25,8 @@ SEED = 7654321
 
 
 @pytest.fixture
-def served(twin: Any, tmp_path: Path) -> Callable[..., Any]:
-    """Makes servers of a plan, on UDP, that log to `tmp_path / "log"`; no prefix, unless told."""
-
-    @contextmanager
-    def serve(plan: str, **more: Any) -> Iterator[Server]:
-        chosen = {
-            "listen": "udp://127.0.0.1:0",
-            "prefix": "",
-            "faults": plan,
-            "fault_seed": SEED,
-            "fault_log": str(tmp_path / "log"),
-            "backend": twin.name,
-            **more,
-        }
-        with running(**chosen) as server:
-            yield server
-
-    return serve
+def served(twin: Any, tmp_path: Path) -> Serve:
+    return logging_servers("udp://127.0.0.1:0", SEED, tmp_path / "log", twin.name)
 
 
 @pytest.fixture

@@ -52,7 +52,9 @@ class Journal:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._file = os.open(path, flags, 0o666)
+            # A pipe that nobody reads must not hold up the server, neither now nor later. And what
+            # was said is nobody else's business.
+            self._file = os.open(path, flags | os.O_NONBLOCK, 0o600)
         except OSError as error:
             raise FastechoError(f"cannot write {path}: {_words(error)}") from error
 
