@@ -439,7 +439,7 @@ CONNECTED = line(event="connected", peer="127.0.0.1:2", time=1, faults=[])
         ),
         (
             CONNECTED + CONNECTED.replace("127.0.0.1:1", "127.0.0.1:9"),
-            "has a connection 1 on each of tcp://127.0.0.1:1, tcp://127.0.0.1:9: name a listener",
+            "has a connection 1 on each of tcp://127.0.0.1:1, tcp://127.0.0.1:9: name one with",
         ),
     ],
 )

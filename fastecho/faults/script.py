@@ -104,7 +104,7 @@ def load(path: str, connection: int, listener: str | None = None) -> Script:
     if len(readers) > 1:
         found = ", ".join(readers)
         raise ConfigError(
-            f"{path} has a connection {connection} on each of {found}: name a listener"
+            f"{path} has a connection {connection} on each of {found}: name one with --listener"
         )
     (reader,) = readers.values()
     return reader.script
