@@ -19,13 +19,15 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
+from logging import WARNING
 
 from . import addresses, sockets
 from .delivery import ACKNOWLEDGED, LONGEST_SLEEP, LOOKS, PAUSE, Deliveries, Delivery
 from .errors import ConfigError, FastechoError
+from .events import say
 from .faults.pump import PATIENCE
 from .faults.script import Script
-from .limits import LINGER_TIMEOUT, MAX_DATAGRAM, RECEIVE_BUFFER
+from .limits import LINGER_TIMEOUT, MAX_DATAGRAM, RECEIVE_BUFFER, UNFINISHED_AFTER
 
 #: Bytes that a sentence shows where requests differ.
 SHOWN = 16
@@ -154,6 +156,8 @@ class _Conversation:
         self._times: list[tuple[int, float]] = [(0, time.monotonic())]
         self._ended = False
         self._sent = 0
+        #: Whether it was said what is waited for: once is enough.
+        self._told = False
         #: Whether the client read the last piece in time, or what it read was not asked for.
         self._reads = True
         self._size = int(_parameter(script, "slow-read", "size")) or RECEIVE_BUFFER
@@ -183,9 +187,22 @@ class _Conversation:
         return _summary(script, self._got, self._sent)
 
     def _need(self, size: int) -> None:
-        """Read until so much has come."""
+        """Read until so much has come; after a while of nothing, say what is waited for."""
         while self._got + self._ended < size:
-            self._read(None)
+            before = self._got
+            self._read(None if self._told else UNFINISHED_AFTER)
+            if self._got == before and not self._ended:
+                self._told = True
+                self._tell()
+
+    def _tell(self) -> None:
+        """Of what nothing came."""
+        left = self._expected[self._got : self._got + SHOWN].hex(" ")
+        sentence = (
+            f"{self._got:,} of {len(self._expected):,} bytes have come; the client is to send"
+            f" {left or 'no more, and to end'}"
+        )
+        say(WARNING, "awaited", sentence, come=self._got, logged=len(self._expected))
 
     def _when(self, size: int) -> float:
         """When so much had come."""

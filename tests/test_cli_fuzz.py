@@ -247,6 +247,13 @@ def test_ctrl_c_ends_it_with_what_there_is() -> None:
     assert b"Traceback" not in complained
 
 
+def test_a_search_that_tried_nothing_is_no_success() -> None:
+    with running() as server:
+        done = run(*COMMAND, named(server.tcp_address), "--duration", "0.000001")
+    assert (done.returncode, b"no cut changes" in done.stdout) == (FAILED, False)
+    assert b"the time was over before anything was cut" in done.stderr
+
+
 def test_ctrl_c_before_anything_was_cut() -> None:
     asked = threading.Event()
 

@@ -31,7 +31,7 @@ from misbehaved import (
     recvs,
     seeds,
 )
-from processes import FASTECHO, PATIENCE, abort, environment, until
+from processes import FASTECHO, PATIENCE, Daemon, abort, environment, until
 
 from fastecho import ConfigError, FastechoError, replay, running
 from fastecho.faults import pump, script
@@ -347,6 +347,30 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with serving(path, "walk", prefix="") as server:
         talk(server.tcp_address)
     return path
+
+
+def test_a_client_that_waits_is_told_what_for(
+    logged: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay, "UNFINISHED_AFTER", 0.01)
+    again = Again(logged)
+    with connected(again.address) as sock:
+        sock.sendall(b"on")
+        until(lambda: caplog.messages, "the hint")
+    assert isinstance(again.result, replay.Differs)
+    (told,) = caplog.messages
+    assert told.startswith("2 of 36 bytes have come; the client is to send 65 0a 74 77 6f 20")
+
+
+def test_a_log_without_the_end_is_served_so_far(logged: Path, tmp_path: Path) -> None:
+    lines = logged.read_bytes().splitlines(keepends=True)
+    (tmp_path / "log").write_bytes(b"".join(each for each in lines if b'"closed"' not in each))
+    daemon = Daemon(["replay", str(tmp_path / "log"), "127.0.0.1:0"], {})
+    try:
+        daemon.wait_ready(1)
+        assert "does not say how connection 1 ended: it is served so far" in daemon.stderr
+    finally:
+        daemon.discard()
 
 
 @pytest.mark.parametrize(

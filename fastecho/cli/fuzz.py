@@ -202,7 +202,13 @@ def _run(
         click.echo(json.dumps(document, indent=1))
     else:
         click.echo(fuzz_report.text(report, search.answers, framing, repro if found else None))
-    return FAILED if found else INTERRUPTED if report.stopped else 0
+    if report.stopped and found is None:
+        return INTERRUPTED
+    if not report.tried:
+        complain(
+            f"the time was over before anything was cut: more than --duration {told.duration:g}"
+        )
+    return 0 if found is None and report.tried else FAILED
 
 
 def _program(

@@ -64,7 +64,7 @@ def told(plan: Plan) -> str:
 def text(report: Report, answers: Answers, framing: str | None, repro: str | None) -> str:
     """The report."""
     what = f" ({framing})" if framing else ""
-    if not report.kinds:
+    if not report.tried:
         return f"{report.target}{what}: it was ended before anything was cut"
     found = report.finding
     lines = [*_head(report, what), ""]

@@ -38,6 +38,8 @@ def replay(file: str, listen: str | None, connection: int, listener: str | None)
     connection was.
     """
     script = scripts.load(file, connection, listener)
+    if script.protocol in sockets.STREAMS and not script.how:
+        complain(f"{file} does not say how connection {connection} ended: it is served so far")
 
     def ready(name: str) -> None:
         what = "connection" if script.protocol in sockets.STREAMS else "message"
