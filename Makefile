@@ -25,7 +25,7 @@ help:  ## List what can be made
 run: build  ## Start the daemon on 127.0.0.1:12345, TCP and UDP; ARGS="-v :7777"
 	@exec $(BIN)/fastecho $(ARGS)
 
-test: build  ## Run the whole test suite, both backends (10 minutes); ARGS="-k name"
+test: build  ## Run the whole test suite, both backends (12 minutes); ARGS="-k name"
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS); status=$$?; $(BIN)/coverage combine --quiet; exit $$status
 

@@ -17,7 +17,7 @@ from fastecho import backend
 # Timing never decides: `deadline` off. `long` is for a search by hand: --hypothesis-profile=long.
 settings.register_profile("default", deadline=None)
 settings.register_profile(
-    "ci", deadline=None, max_examples=60, derandomize=True, database=None, print_blob=True
+    "ci", deadline=None, max_examples=50, derandomize=True, database=None, print_blob=True
 )
 # Of the compiled code under the sanitizers, in CI: its checks are many in each example.
 settings.register_profile("sanitize", settings.get_profile("ci"), max_examples=20)
