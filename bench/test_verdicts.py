@@ -10,6 +10,7 @@ import pytest
 
 # isort: split
 import goals  # in versus/, where the ledger has had Python look
+import ratios
 import report
 
 COSTS = {"instructions": 100.0, "allocations": 0.0, "calls": {"recvfrom": 1.0, "sendto": 1.0}}
@@ -75,7 +76,7 @@ def test_a_dump_gives_instructions_allocations_once_each_and_waits() -> None:
 def run(*ratios: float) -> dict[str, Any]:
     """A run of one kind of work, with these ratios of fastecho's cost to C's in its rounds."""
     rows = [
-        {"peer": peer, "why_not": "", "ratios": list(found), "ratio": report.interval(found)}
+        {"peer": peer, "why_not": "", "ratios": [list(found)], "ratio": report.interval(found)}
         for peer, found in (("epoll", [1.0] * len(ratios)), ("fastecho", ratios))
     ]
     peers = {"epoll": {"title": "C epoll"}, "fastecho": {"title": "fastecho"}}
@@ -97,3 +98,12 @@ def test_two_runs_agree_if_their_intervals_meet(capsys) -> None:
 def test_a_goal_is_reached_by_its_whole_interval(ratios, verdict) -> None:
     (goal,) = [each for each in goals.all_goals(run(*ratios)) if "CPU" in each.what]
     assert goal.reached == verdict
+
+
+def test_what_differs_between_sittings_belongs_to_the_interval() -> None:
+    steady = [1.0, 1.01, 1.02]
+    middle, low, high = ratios.settled([steady, steady])
+    assert middle == low == high == 1.01
+    middle, low, high = ratios.settled([steady, [each + 0.1 for each in steady], steady])
+    assert low < 1.01 <= middle <= 1.11 < high
+    assert ratios.settled([steady]) == ratios.interval(steady)

@@ -19,6 +19,26 @@ def interval(values: Iterable[float]) -> Ratio:
     return statistics.median(ranked), ranked[low], ranked[high]
 
 
+#: Student's t, two-sided, 95%: by how many values there are.
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
+
+
+def settled(sittings: Sequence[Sequence[float]]) -> Ratio:
+    """The median over all rounds, and where it lies with 95%, another time too.
+
+    A machine's state lasts longer than a sitting, and moves a ratio by more than the rounds of one
+    tell. So what is independent is a sitting, and the interval is that of the mean of their
+    medians. Of a single sitting it is what its rounds tell.
+    """
+    rounds = [ratio for sitting in sittings for ratio in sitting]
+    if len(sittings) not in STUDENT:
+        return interval(rounds)
+    medians = [statistics.median(sitting) for sitting in sittings]
+    middle, mean = statistics.median(rounds), statistics.mean(medians)
+    reach = STUDENT[len(medians)] * statistics.stdev(medians) / len(medians) ** 0.5
+    return middle, min(mean - reach, middle), max(mean + reach, middle)
+
+
 def row_of(results: dict[str, Any], kind: str, peer: str) -> dict[str, Any] | None:
     """What a peer has shown at a kind of work, if it has."""
     rows: Sequence[dict[str, Any]] = results["kinds"].get(kind, ())
@@ -28,7 +48,9 @@ def row_of(results: dict[str, Any], kind: str, peer: str) -> dict[str, Any] | No
 def between(results: dict[str, Any], kind: str, one: str, other: str) -> Ratio | None:
     """One peer's cost to another's, in the same rounds; None: they have none in common."""
     first, second = row_of(results, kind, one), row_of(results, kind, other)
-    if first is None or second is None or len(first["ratios"]) != len(second["ratios"]):
+    if first is None or second is None:
         return None
-    pairs = zip(first["ratios"], second["ratios"], strict=True)
-    return interval([ours / theirs for ours, theirs in pairs])
+    if [*map(len, first["ratios"])] != [*map(len, second["ratios"])]:
+        return None
+    both = zip(first["ratios"], second["ratios"], strict=True)
+    return settled([[a / b for a, b in zip(*pair, strict=True)] for pair in both])

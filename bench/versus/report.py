@@ -34,11 +34,11 @@ which verifies every reply.
 
 **A figure is the processor time, user and system, that the server's process uses for a message**,
 as a ratio to a hand-written C `epoll` server's in the same round: the median over {rounds} rounds
-of windows of 0.1 s, there and back, and where that median lies with 95%. Less is better. A row
-"again" is the C server against a second process of itself, that is: what the method makes of no
-difference. "C epoll" is what everybody would write (`memchr` and `memcpy`, `recvmmsg` and
-`sendmmsg`); "at its best" finds newlines 64 bytes at a time, accepts once for an event, and has the
-kernel cut and join datagrams.
+of windows of 0.1 s, there and back, in sittings spread over the whole run, and where it lies with
+95% by what differs between these. Less is better. A row "again" is the C server against a second
+process of itself, that is: what the method makes of no difference. "C epoll" is what everybody
+would write (`memchr` and `memcpy`, `recvmmsg` and `sendmmsg`); "at its best" finds newlines 64
+bytes at a time, accepts once for an event, and has the kernel cut and join datagrams.
 """
 LATENCY = """Open loop, Poisson arrivals, 64 connections, 32-byte lines: microseconds from when a
 message was due to its reply, at shares of the rate at which each peer itself saturates. Medians of

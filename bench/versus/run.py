@@ -6,12 +6,13 @@ every reply verified). What is compared is the processor time that the server's 
 message, user and system: the throughput of a closed loop measures wake-ups as much as work.
 
 The machine is noisy, and slower at some times than at others. So a window is 0.1 s, a round has a
-window of each peer and then the same in the reverse order, and a figure is the median over the
-rounds of the ratio to the yardstick in the same round, with the interval in which the median lies
-with 95%. The rounds are held in three sittings with processes of their own: where one happens to
-lie in memory moves a figure by as much as a percent, and belongs to its interval. The yardstick
-stands in each round twice, as two processes: their ratio is what the method makes of no difference
-at all, and if it is off by more than 2% the figures are not published.
+window of each peer and then the same in the reverse order, and what is looked at is the ratio to
+the yardstick in the same round. The rounds of each kind of work are held in six sittings, which are
+spread over the whole run, with processes of their own: where one happens to lie in memory, and what
+the machine's neighbours do in a quarter of an hour, moves a figure by a percent or two, and belongs
+to its interval (`ratios.settled`). The yardstick stands in each round twice, as two processes:
+their ratio is what the method makes of no difference at all, and if it is off by more than 2% the
+figures are not published.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 import check  # noqa: E402
 from peers import BUILT, Peer, PeerError, Server, available, framed, named, started  # noqa: E402
 from peers import run as run_command  # noqa: E402
-from ratios import interval  # noqa: E402
+from ratios import interval, settled  # noqa: E402
 from works import FEW, WORKS  # noqa: E402
 
 from fastecho import __version__, comparison, workloads  # noqa: E402
@@ -49,7 +50,7 @@ YARDSTICK = "epoll"
 #: A peer's second process, and one beside which nobody is idle.
 AGAIN, ALONE = " again", " alone"
 WINDOW = 0.1  # seconds
-ROUNDS, SITTINGS = 24, 3
+ROUNDS, SITTINGS = 24, 6
 IDLE = 9_000
 GENERATOR_CPU, SERVER_CPU = 0, 1
 STARTS = 10
@@ -70,10 +71,10 @@ class Row:
         peer: which.
         why_not: why it has no figures.
         ns: processor time of the server for a message, median.
-        ratio: to the yardstick's in the same round: median, and the interval of it.
+        ratio: to the yardstick's in the same round: median, and its interval.
         rate: messages a second, median.
         busy, generator_busy: shares of a core, median.
-        ratios: of each round.
+        ratios: of each round, by sitting.
     """
 
     peer: str
@@ -83,7 +84,7 @@ class Row:
     rate: float = 0.0
     busy: float = 0.0
     generator_busy: float = 0.0
-    ratios: list[float] = field(default_factory=list)
+    ratios: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -139,52 +140,74 @@ class Entry(NamedTuple):
     idle: int = 0
 
 
-def measure(entries: Sequence[Entry], rounds: int, yardstick: str = YARDSTICK) -> list[Row]:
-    """Rounds of windows, there and back; a row for each."""
-    windows: dict[str, list[Window]] = defaultdict(list)
-    failed: dict[str, str] = {}
-    for sitting in range(min(SITTINGS, rounds)):
-        share = len(range(sitting, rounds, SITTINGS))
-        sit([entry for entry in entries if entry.name not in failed], share, windows, failed)
-    for name in failed:
-        windows.pop(name, None)
-    rows = [row_of(name, found, windows[yardstick]) for name, found in windows.items()]
-    return rows + [Row(name, why) for name, why in failed.items()]
+class Group:
+    """Who are measured in the same rounds, the yardstick first.
+
+    Args:
+        kind: of work.
+        entries: they.
+        rounds: how many, in all sittings.
+    """
+
+    def __init__(self, kind: str, entries: Sequence[Entry], rounds: int) -> None:
+        self.kind = kind
+        self.entries = list(entries)
+        self.rounds = rounds
+        #: By name, then by sitting.
+        self._windows: dict[str, list[list[Window]]] = defaultdict(list)
+        self._failed: dict[str, str] = {}
+
+    def sit(self, sitting: int) -> None:
+        """A sitting's share of the rounds, with processes of their own."""
+        rounds = len(range(sitting, self.rounds, SITTINGS))
+        if not rounds:
+            return
+        with ExitStack() as stack:
+            contestants = []
+            for entry in self.entries:
+                if entry.name in self._failed:
+                    continue
+                server = stack.enter_context(started(entry.peer, SERVER_CPU))
+                try:
+                    contestants.append(Contestant(entry.name, server, entry.plan, stack))
+                except FastechoError as error:
+                    self._failed[entry.name] = str(error)
+                if entry.idle:
+                    stack.enter_context(idle_clients(server, entry.idle))
+            for contestant in contestants:
+                self._windows[contestant.name].append([])
+                contestant.take()  # warm
+            for _ in range(rounds):
+                for contestant in (*contestants, *reversed(contestants)):
+                    self._windows[contestant.name][-1].append(contestant.take())
+
+    def rows(self) -> list[Row]:
+        """A row for each."""
+        yardstick = self._windows[self.entries[0].name]
+        measured = [name for name in self._windows if name not in self._failed]
+        return [row_of(name, self._windows[name], yardstick) for name in measured] + [
+            Row(name, why) for name, why in self._failed.items()
+        ]
 
 
-def sit(
-    entries: Sequence[Entry], rounds: int, windows: dict[str, list[Window]], failed: dict[str, str]
-) -> None:
-    """So many of the rounds, with processes of their own."""
-    with ExitStack() as stack:
-        contestants = []
-        for entry in entries:
-            server = stack.enter_context(started(entry.peer, SERVER_CPU))
-            try:
-                contestants.append(Contestant(entry.name, server, entry.plan, stack))
-            except FastechoError as error:
-                failed[entry.name] = str(error)
-            if entry.idle:
-                stack.enter_context(idle_clients(server, entry.idle))
-        for contestant in contestants:
-            contestant.take()  # warm
-        for _ in range(rounds):
-            for contestant in (*contestants, *reversed(contestants)):
-                windows[contestant.name].append(contestant.take())
-
-
-def row_of(name: str, windows: Sequence[Window], yardstick: Sequence[Window]) -> Row:
-    def cost(of: Sequence[Window], turn: int) -> float:
+def row_of(
+    name: str, sittings: Sequence[Sequence[Window]], yardstick: Sequence[Sequence[Window]]
+) -> Row:
+    def costs(windows: Sequence[Window]) -> list[float]:
         # A contestant's windows of a round are its 2n-th and the one after it.
-        both = of[2 * turn : 2 * turn + 2]
-        return sum(each.server for each in both) / max(sum(each.messages for each in both), 1)
+        rounds = zip(windows[::2], windows[1::2], strict=True)
+        return [
+            sum(each.server for each in both) / max(sum(each.messages for each in both), 1)
+            for both in rounds
+        ]
 
-    turns = range(len(windows) // 2)
-    ratios = [cost(windows, turn) / cost(yardstick, turn) for turn in turns]
+    pairs = zip(map(costs, sittings), map(costs, yardstick), strict=True)
+    ratios = [[one / other for one, other in zip(*pair, strict=True)] for pair in pairs]
+    windows = [window for sitting in sittings for window in sitting]
     return Row(
         name,
         ns=statistics.median(each.ns for each in windows),
-        ratio=interval(ratios),
+        ratio=settled(ratios),
         rate=statistics.median(each.messages / each.seconds for each in windows),
         busy=statistics.median(each.server / each.seconds for each in windows),
         generator_busy=statistics.median(each.generator / each.seconds for each in windows),
@@ -192,18 +215,17 @@ def row_of(name: str, windows: Sequence[Window], yardstick: Sequence[Window]) ->
     )
 
 
-def compare(kind: str, peers: Sequence[Peer], rounds: int) -> list[Row]:
-    """All peers that can do it; a row for each."""
-    rows: list[Row] = []
-    for entries, share in groups(kind, peers, rounds):
-        known = {row.peer for row in rows}
-        found = measure(entries, share, entries[0].name)
-        rows += [row for row in found if row.peer not in known]
-    return rows + unable(kind, peers)
+def table(kind: str, found: Sequence[Group], peers: Sequence[Peer]) -> list[dict[str, Any]]:
+    """A row for each peer, of those that can do it and of the others."""
+    rows: dict[str, Row] = {}
+    for group in found:
+        for row in group.rows():
+            rows.setdefault(row.peer, row)
+    return [asdict(row) for row in (*rows.values(), *unable(kind, peers))]
 
 
-def groups(kind: str, peers: Sequence[Peer], rounds: int) -> Iterator[tuple[list[Entry], int]]:
-    """Who are measured in the same rounds, the yardstick first, and how many those are."""
+def groups(kind: str, peers: Sequence[Peer], rounds: int) -> Iterator[Group]:
+    """Who do this kind of work, by whom they are compared with."""
     work = WORKS[kind]
     plan = dict(work.plan)
     wanted = [peer for peer in peers if not work.only or peer.name in work.only]
@@ -217,7 +239,7 @@ def groups(kind: str, peers: Sequence[Peer], rounds: int) -> Iterator[tuple[list
                 Entry(peer.name if spec == "line" else spec, each, plan | {"framing": spec})
                 for spec, each in framed(peer).items()
             ]
-            yield with_control(entries), rounds
+            yield Group(kind, with_control(entries), rounds)
     elif kind == "idle":
         few = [Entry(peer.name, peer, plan, IDLE) for peer in able if peer.name in FEW]
         alone = [
@@ -225,12 +247,12 @@ def groups(kind: str, peers: Sequence[Peer], rounds: int) -> Iterator[tuple[list
             for peer in able
             if peer.name.startswith("fastecho")
         ]
-        yield with_control(few) + alone, rounds
+        yield Group(kind, with_control(few) + alone, rounds)
         for peer in able:
             if peer.name not in FEW:
-                yield [few[0], Entry(peer.name, peer, plan, IDLE)], max(rounds // 2, 5)
+                yield Group(kind, [few[0], Entry(peer.name, peer, plan, IDLE)], max(rounds // 2, 5))
     else:
-        yield with_control([Entry(peer.name, peer, plan) for peer in able]), rounds
+        yield Group(kind, with_control([Entry(peer.name, peer, plan) for peer in able]), rounds)
 
 
 def with_control(entries: list[Entry]) -> list[Entry]:
@@ -434,9 +456,10 @@ def seconds(kind: str, peers: Sequence[Peer], rounds: int) -> float:
     if kind == "stamping":
         return 6.0
     total = 0.0
-    for entries, share in groups(kind, peers, rounds):
-        windows = len(entries) * (2 * share + SITTINGS)  # and one to warm up, each sitting
-        starts = len(entries) * SITTINGS * 0.3 + sum(entry.idle for entry in entries) * 5e-4
+    for group in groups(kind, peers, rounds):
+        entries = group.entries
+        windows = len(entries) * (2 * group.rounds + SITTINGS)  # and one to warm up, each sitting
+        starts = SITTINGS * (0.3 * len(entries) + sum(entry.idle for entry in entries) * 1e-4)
         total += windows * WINDOW * 1.05 + starts
     return total
 
@@ -505,13 +528,21 @@ def main() -> int:
     if options.add:
         results = json.loads(options.out.read_text()) | {"rounds": options.rounds}
     special = {"memory": memory, "ready": readiness, "latency": latencies, "stamping": stamping}
+    found = {
+        kind: list(groups(kind, peers, options.rounds)) for kind in kinds if kind not in special
+    }
+    for sitting in range(min(SITTINGS, options.rounds)):
+        for group in (group for several in found.values() for group in several):
+            say(f"{sitting + 1} of {SITTINGS}: {WORKS[group.kind].title}")
+            group.sit(sitting)
+    for kind, several in found.items():
+        results["kinds"][kind] = table(kind, several, peers)
+    options.out.write_text(json.dumps(results, indent=1))
     for kind in kinds:
-        say(WORKS[kind].title)
         if kind in special:
+            say(WORKS[kind].title)
             results[kind] = special[kind](peers)
-        else:
-            results["kinds"][kind] = [asdict(row) for row in compare(kind, peers, options.rounds)]
-        options.out.write_text(json.dumps(results, indent=1))
+    options.out.write_text(json.dumps(results, indent=1))
     say(f"written to {options.out}")
     return 0
 
