@@ -50,6 +50,7 @@ OPTIONAL = ("nc", "socat", "curl")
 VARYING = {
     r"--fault-seed \d+": "--fault-seed <seed>",
     r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}": "<time>",  # {ctime}
+    r"(?<=b'\[)[FMSTW](?='\n)": "<S>",  # as much of it as the first two bytes of a reply have
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)": "<time>",  # {iso} {utc}
     r"\b[12]\d{9}(\d{3}){0,3}\b": "<time>",  # {epoch} ... {epoch_ns}
     r"\bpid:? \d+": "<pid>",
