@@ -7,6 +7,7 @@ exactly a native type is called in C; all else gets its Python `on_event`.
 
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport Py_TYPE, PyTypeObject
 from libc.errno cimport EINTR, errno
 from libc.limits cimport INT_MAX
 from libc.math cimport ceil
@@ -35,18 +36,48 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef void (*AtFork)() noexcept
+    int pthread_atfork(AtFork prepare, AtFork parent, AtFork child)
+
 cdef enum:
     NO_DESCRIPTOR = INT_MAX    # stands for all numbers that no descriptor can have
+    MAX_DIRECT = 8    # types that are called in C, in all modules
     TURN = 256    # keys that one turn calls at most: what is left is ready in the next one
 
 cdef object SelectorKey = selectors.SelectorKey
-cdef set direct_types = set()
+cdef PyTypeObject* direct_types[MAX_DIRECT]
+cdef int directs = 0
+#: Of this process since the module was loaded, and of those that it comes from.
+cdef int forks = 0
+
+
+cdef void about_to_fork() noexcept nogil:
+    global forks
+    forks += 1
+
+
+if pthread_atfork(&about_to_fork, NULL, NULL):
+    raise MemoryError
 
 
 cdef int call_directly(type kind) except -1:
     """Have `dispatch` call data of exactly this type in C; it must be a `Handler`."""
-    direct_types.add(kind)
+    global directs
+    if directs == MAX_DIRECT:
+        raise OverflowError("too many types")
+    direct_types[directs] = <PyTypeObject*> kind    # which its module keeps
+    directs += 1
     return 0
+
+
+cdef inline bint is_direct(object data) noexcept:
+    cdef PyTypeObject* kind = Py_TYPE(data)
+    cdef int i
+    for i in range(directs):
+        if kind == direct_types[i]:
+            return True
+    return False
 
 
 cdef class Handler:
@@ -76,6 +107,7 @@ cdef class SelectorCore:
         self.files = {}
         self.datas = []
         self.map = Map(self)
+        self.forks = forks
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             PyErr_SetFromErrno(OSError)
@@ -105,7 +137,7 @@ cdef class SelectorCore:
         self.serial += 1
         self.entries[fd].serial = self.serial
         self.entries[fd].events = events
-        self.entries[fd].direct = type(data) in direct_types
+        self.entries[fd].direct = is_direct(data)
         self.entries[fd].filed = fileobj is not data
         self.datas[fd] = data
         self.count += 1
@@ -132,6 +164,18 @@ cdef class SelectorCore:
             return 0
         self.forget(fd)
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
+        return 0
+
+    cdef int drop(self, int fd) except -1:
+        """Unregister a descriptor that was opened after this selector, and that is now closed.
+
+        Its last descriptor takes a socket out of the epoll(7) too, which is a system call less; a
+        process that was forked has another, and with it the socket would stay there for ever.
+        """
+        if forks != self.forks:
+            return self.remove(fd)
+        if fd < self.capacity and self.entries[fd].serial:
+            self.forget(fd)
         return 0
 
     cdef int find(self, fileobj) except -1:
@@ -223,7 +267,7 @@ cdef class SelectorCore:
             self.files[fd] = self.file(fd)
             self.entries[fd].filed = True
             self.datas[fd] = data
-            self.entries[fd].direct = type(data) in direct_types
+            self.entries[fd].direct = is_direct(data)
             self.serial += 1
         self.entries[fd].serial = self.serial
         return self.key(fd)
@@ -292,6 +336,7 @@ cdef class SelectorCore:
         cdef uint64_t newest = self.serial
         cdef Entry entry
         cdef object data = None
+        self.ready = ready
         while at < ready:
             try:    # for all of them: an exception's frame costs as much as half a message
                 while at < ready:
@@ -310,7 +355,7 @@ cdef class SelectorCore:
                     else:
                         data.on_event(mask & entry.events)
             except MemoryError:
-                if type(data) not in direct_types:
+                if not is_direct(data):
                     raise
                 (<Handler> data).exhausted()
         return called

@@ -7,7 +7,7 @@ what it must keep while the kernel takes no more is one block, replies first, th
 from cython cimport final
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -49,6 +49,7 @@ from os import fsdecode, strerror
 from fastecho import addresses
 from fastecho.limits import (
     ACCEPT_BUDGET,
+    ACCEPT_CROWD,
     FRAME_TIMEOUT,
     IDLE_TIMEOUT,
     LINGER_TIMEOUT,
@@ -63,6 +64,7 @@ cdef enum:
     HOST = 46    # bytes for an IPv6 address and a NUL (INET6_ADDRSTRLEN)
 
 cdef int BUDGET = ACCEPT_BUDGET
+cdef int CROWD = ACCEPT_CROWD
 cdef double UNFINISHED = UNFINISHED_AFTER
 cdef double UNREAD = UNREAD_AFTER
 cdef frozenset passing = addresses.PASSING
@@ -114,12 +116,22 @@ cdef class Listener(Handler):
         self.frame_timeout = frame_timeout
         self.linger_timeout = linger_timeout
         self.swept = monotonic()
-        self.closed = {}
+        self.otherwise = {}
         selector.add(self.fd, self, EVENT_READ, self)
 
     def fileno(self):
         """The listening descriptor; -1 once closed."""
         return self.fd
+
+    @property
+    def closed(self):
+        """Connections that have ended, by reason."""
+        cdef dict closed = dict(self.otherwise)
+        if self.ended:
+            closed["eof"] = self.ended
+        if self.reset:
+            closed["reset"] = self.reset
+        return closed
 
     @property
     def streams(self):
@@ -130,7 +142,7 @@ cdef class Listener(Handler):
         ]
 
     cdef int handle(self, int mask) except -1:
-        """Accept what waits, within a budget."""
+        """Accept one, or what waits, within a budget, if that holds up others."""
         cdef sockaddr_storage address
         cdef socklen_t length
         cdef int fd, left = BUDGET
@@ -154,7 +166,7 @@ cdef class Listener(Handler):
         return 0
 
     cdef bint adopt(self, int fd, const sockaddr_storage* address) except -1:
-        """Serve a connection; if that cannot be, it is closed, and the next wait."""
+        """Serve a connection; if that cannot be, it is closed. Whether to look for another."""
         cdef Stream stream
         try:
             stream = Stream.__new__(Stream)
@@ -181,7 +193,7 @@ cdef class Listener(Handler):
         self.shared.open += 1
         if self.verbose:
             self.owner.connected(stream)
-        return True
+        return self.selector.ready >= CROWD
 
     cdef int cannot_accept(self, int number) except -1:
         self.rest()
@@ -525,13 +537,21 @@ cdef class Stream(Handler):
 
     cdef int not_done(self, int number) except -1:
         """A call did not succeed: the next turn tries again, or the connection is over."""
+        if number == ECONNRESET:
+            return self.shut("reset")
         if number not in (EAGAIN, ENOBUFS, ENOMEM):
-            self.shut(addresses.reason(number))
+            return self.shut(addresses.reason(number))
         return 0
 
-    cdef int note(self, str reason) except -1:
+    cdef inline int note(self, str reason) except -1:
+        cdef Listener listener = self.listener
         self.counted = True
-        self.listener.closed[reason] = self.listener.closed.get(reason, 0) + 1
+        if reason == "eof":
+            listener.ended += 1
+        elif reason == "reset":
+            listener.reset += 1
+        else:
+            listener.otherwise[reason] = listener.otherwise.get(reason, 0) + 1
         return 0
 
     cdef int shut(self, str reason) except -1:
@@ -543,7 +563,7 @@ cdef class Stream(Handler):
         else:
             self.note(reason)
         self.state = CLOSED
-        self.listener.selector.remove(fd)
+        self.listener.selector.drop(fd)
         PyMem_Free(self.kept)
         self.kept = NULL
         self.listener.open -= 1

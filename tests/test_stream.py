@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from reference import Framing
 from sites import FAMILIES, PATIENCE, Owner, Site, patiently
 
-from fastecho.limits import ACCEPT_BUDGET
+from fastecho.limits import ACCEPT_BUDGET, ACCEPT_CROWD
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -423,15 +423,51 @@ def test_streams_outlive_their_listener(site):
     assert len(site.listener.streams) == len(site.selector.get_map()) == 1
 
 
+def test_a_copy_in_a_forked_process_is_watched_no_more(site):
+    """Which would be ready for ever, and nobody could say that it is not wanted."""
+    site = site()
+    client, stream = site.accepted()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        client.shutdown(socket.SHUT_WR)
+        site.until(lambda: stream.closed)
+        site.selector.dispatch(0)
+        assert site.selector.ready == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
 # -- accepting
 
 
 def test_a_crowd_is_accepted_in_portions(site):
     site = site()
+    busy = [site.accepted()[0] for _ in range(ACCEPT_CROWD - 1)]
     crowd = [site.connect() for _ in range(ACCEPT_BUDGET + 10)]
-    assert site.selector.dispatch(PATIENCE) == 1
-    assert (site.listener.accepted, site.listener.open) == (ACCEPT_BUDGET, ACCEPT_BUDGET)
-    site.until(lambda: site.listener.open == len(crowd))
+    for client in busy:
+        client.send(b"at work\n")
+    assert site.selector.dispatch(PATIENCE) == site.selector.ready == ACCEPT_CROWD
+    assert site.listener.accepted == site.listener.open == len(busy) + ACCEPT_BUDGET
+    site.until(lambda: site.listener.open == len(busy) + len(crowd))
+
+
+def test_with_few_at_work_one_is_accepted_at_a_time(site):
+    site = site()
+    busy = [site.accepted()[0] for _ in range(ACCEPT_CROWD - 2)]
+    crowd = [site.connect() for _ in range(3)]
+    for count, _ in enumerate(crowd, 1):
+        for client in busy:
+            client.send(b"at work\n")
+        assert site.selector.dispatch(PATIENCE) == site.selector.ready == ACCEPT_CROWD - 1
+        assert site.listener.accepted == len(busy) + count
+    assert site.selector.dispatch(0) == 0
 
 
 def test_accepted_sockets_do_not_block_and_are_not_inherited(site):

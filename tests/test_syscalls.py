@@ -433,14 +433,17 @@ def test_a_stream_that_cannot_wait_for_anything_else_ends_alone(server, number, 
 
 @pytest.mark.parametrize("then", WAITING_TO_WRITE)
 @pytest.mark.parametrize("number", [*UNCHANGED, -errno.EBADF])
-def test_a_stream_that_cannot_be_unwatched_is_closed_all_the_same(server, number, then):
-    """The kernel forgets a descriptor that is closed; the number is watched again at once."""
+def test_a_stream_that_cannot_be_unwatched_is_closed_all_the_same(server, twin, number, then):
+    """The kernel forgets a descriptor that is closed; the number is watched again at once.
+
+    Native leaves it to the kernel anyway, as long as no process was forked.
+    """
     server = server()
     stream, _, reason = WAITING_TO_WRITE[then]
     for _ in range(3):
         talk = Talk(LINE, "[]", stream, scripts={"send": IN_TWO, "unwatch": [number]})
         since = check(server, [talk], [])
-        assert since["unused.unwatch"] == 0
+        assert since["unused.unwatch"] == (1 if twin.name == "native" else 0)
         assert closed(since) == Counter([reason])
 
 
@@ -511,7 +514,9 @@ def accepting(
         if server.ask("state")["accepted"] - before["accepted"] == clients:
             break
         server.ask("sweep")
-    assert server.ask("forget", "accept", server.line_port)[0] == 0
+    # With nobody else at work, it takes one for an event, and does not look for another.
+    beyond = len(steps) > clients and not any(steps[:clients])
+    assert server.ask("forget", "accept", server.line_port)[0] == beyond
     assert server.ask("forget", "watch", server.line_port)[0] == 0
     for client in made:
         with client:
@@ -542,9 +547,9 @@ def test_a_connection_that_failed_before_it_was_accepted_is_passed_over(server, 
 )
 @pytest.mark.parametrize("number", [*PASSED_OVER, *EXHAUSTED])
 def test_each_error_in_the_place_of_each_accept(server, number, clients, calls_before):
-    """After the last client too, where nobody is left to accept; and about the budget's end."""
+    """After the last client too, where nobody looks; and about the budget's end."""
     taken = accepting(server(), [0] * calls_before + [-number], clients)
-    assert taken == ([number] if number in EXHAUSTED else [])
+    assert taken == ([number] if number in EXHAUSTED and calls_before < clients else [])
 
 
 def test_a_listener_rests_again_if_it_still_cannot(server):

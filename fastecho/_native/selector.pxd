@@ -27,7 +27,9 @@ cdef class SelectorCore:
     cdef Entry* entries
     cdef int capacity
     cdef int count
+    cdef readonly int ready
     cdef uint64_t serial
+    cdef int forks    # of this process, when it was made
     cdef dict files    # by descriptor, where that is not the data too
     cdef list datas
     cdef object map
@@ -37,6 +39,7 @@ cdef class SelectorCore:
     cdef int add(self, int fd, fileobj, int events, data) except -1
     cdef int change(self, int fd, int events) except -1
     cdef int remove(self, int fd) except -1
+    cdef int drop(self, int fd) except -1
     cdef int check_open(self) except -1
     cdef int find(self, fileobj) except -1
     cdef int registered(self, fileobj) except -1

@@ -41,7 +41,10 @@ cdef class Listener(Handler):
     cdef readonly uint64_t bytes_in
     cdef readonly uint64_t bytes_out
     cdef readonly Py_ssize_t open
-    cdef readonly dict closed
+    # How connections came to an end; most do in one of two ways, counted apart from the others.
+    cdef uint64_t ended
+    cdef uint64_t reset
+    cdef dict otherwise
     cdef bint is_resting
     cdef double swept
 
@@ -82,7 +85,7 @@ cdef class Stream(Handler):
     cdef int discard(self) except -1
     cdef int watch(self, int state, int events) except -1
     cdef int not_done(self, int number) except -1
-    cdef int note(self, str reason) except -1
+    cdef inline int note(self, str reason) except -1
     cdef int shut(self, str reason) except -1
     cdef int sweep_at(self, double now, double elapsed) except -1
     cdef int sweep_frame(self) except -1

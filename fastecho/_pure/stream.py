@@ -32,6 +32,7 @@ from ..addresses import Address
 from ..errors import FrameError
 from ..limits import (
     ACCEPT_BUDGET,
+    ACCEPT_CROWD,
     FRAME_TIMEOUT,
     IDLE_TIMEOUT,
     LINGER_TIMEOUT,
@@ -193,13 +194,13 @@ class Listener:
         return list(self._streams)
 
     def on_event(self, mask: int) -> None:
-        """Accept what waits, within a budget."""
+        """Accept one, or what waits, within a budget, if that holds up others."""
         for _ in range(ACCEPT_BUDGET):
             if not self._accept():
                 return
 
     def _accept(self) -> bool:
-        """Accept the next; whether there may be another."""
+        """Accept the next; whether to look for another."""
         if self.shared.open >= self.shared.max_connections:
             self._cannot_accept(None)
             return False
@@ -215,7 +216,7 @@ class Listener:
         return self._adopt(sock, address)
 
     def _adopt(self, sock: socket.socket, address: Address) -> bool:
-        """Serve a connection; if that cannot be, it is closed, and the next wait."""
+        """Serve a connection; if that cannot be, it is closed. Whether to look for another."""
         try:
             sock.setblocking(False)
             stream = self._stream(sock, address)
@@ -234,7 +235,7 @@ class Listener:
         self.shared.open += 1
         if self.verbose:
             self.owner.connected(stream)
-        return True
+        return self.selector.ready >= ACCEPT_CROWD
 
     def _stream(self, sock: socket.socket, address: Address) -> Stream:
         return Stream(self, sock, address)
