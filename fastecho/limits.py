@@ -51,9 +51,10 @@ MAX_SEGMENTED = 65_535 - 14 - IPV6_OVERHEAD
 ETHERNET_MTU = 1500
 #: Connections accepted for one readiness event: a crowd of newcomers must not starve the others.
 ACCEPT_BUDGET = 64
-#: Descriptors ready in one turn from which on an event accepts more than one connection. To find
-#: that nobody is left costs more than a turn does (the kernel makes a socket before it looks), and
-#: the next turn says so for nothing; but newcomers must not wait for a long one each.
+#: Descriptors ready in one turn from which on an event of the native twin accepts more than one: to
+#: find that nobody is left (the kernel makes a socket before it looks) costs more than a turn, and
+#: the next one says so for nothing; but newcomers must not wait for a long one each. A turn of the
+#: pure twin costs more, so it always looks.
 ACCEPT_CROWD = 16
 #: Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn (4,096).
 BACKLOG = 4_096

@@ -88,7 +88,6 @@ class Selector:
     def __init__(self, world: World) -> None:
         self._world = world
         self._keys: dict[int, selectors.SelectorKey] = {}
-        self.ready = 0
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> None:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
@@ -127,7 +126,6 @@ class Selector:
                 return 0
         world.now += 0.0001
         world.random.shuffle(ready)
-        self.ready = len(ready)
         for key, mask in ready:
             if self._keys.get(key.fd) is key:
                 key.data.on_event(mask)

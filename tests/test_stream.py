@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import resource
+import select
 import selectors
 import socket
 import struct
@@ -437,7 +438,7 @@ def test_a_copy_in_a_forked_process_is_watched_no_more(site):
         client.shutdown(socket.SHUT_WR)
         site.until(lambda: stream.closed)
         site.selector.dispatch(0)
-        assert site.selector.ready == 0
+        assert select.select([site.selector.fileno()], [], [], 0) == ([], [], [])
     finally:
         os.close(reader)
         os.close(writer)
@@ -453,21 +454,22 @@ def test_a_crowd_is_accepted_in_portions(site):
     crowd = [site.connect() for _ in range(ACCEPT_BUDGET + 10)]
     for client in busy:
         client.send(b"at work\n")
-    assert site.selector.dispatch(PATIENCE) == site.selector.ready == ACCEPT_CROWD
+    assert site.selector.dispatch(PATIENCE) == ACCEPT_CROWD
     assert site.listener.accepted == site.listener.open == len(busy) + ACCEPT_BUDGET
     site.until(lambda: site.listener.open == len(busy) + len(crowd))
 
 
-def test_with_few_at_work_one_is_accepted_at_a_time(site):
+def test_with_few_at_work_one_is_accepted_at_a_time(site, twin):
+    """Native; to pure a turn costs more than to look for another in vain."""
     site = site()
     busy = [site.accepted()[0] for _ in range(ACCEPT_CROWD - 2)]
     crowd = [site.connect() for _ in range(3)]
     for count, _ in enumerate(crowd, 1):
         for client in busy:
             client.send(b"at work\n")
-        assert site.selector.dispatch(PATIENCE) == site.selector.ready == ACCEPT_CROWD - 1
-        assert site.listener.accepted == len(busy) + count
-    assert site.selector.dispatch(0) == 0
+        site.selector.dispatch(PATIENCE)
+        taken = count if twin.name == "native" else len(crowd)
+        assert site.listener.accepted == len(busy) + taken
 
 
 def test_accepted_sockets_do_not_block_and_are_not_inherited(site):

@@ -27,7 +27,7 @@ cdef class SelectorCore:
     cdef Entry* entries
     cdef int capacity
     cdef int count
-    cdef readonly int ready
+    cdef int ready    # how many the last turn has found
     cdef uint64_t serial
     cdef int forks    # of this process, when it was made
     cdef dict files    # by descriptor, where that is not the data too

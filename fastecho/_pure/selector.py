@@ -3,8 +3,7 @@
 `dispatch` is the loop's one step, which `run` takes again and again. The contract, beyond that of
 `selectors.BaseSelector`:
 
-- It calls `key.data.on_event(mask)` for each ready key and returns how many it called; `ready` says
-  how many it has found.
+- It calls `key.data.on_event(mask)` for each ready key and returns how many it called.
 - A key that an earlier call of the same turn unregistered or replaced is not called: descriptor
   numbers are used again within a turn. Readiness is level-triggered, so what still holds is
   reported by the next turn.
@@ -45,9 +44,6 @@ class Portable(selectors.DefaultSelector):
     _fd_to_key: dict[int, SelectorKey]
     _fileobj_lookup: Callable[[FileDescriptorLike], int]
 
-    #: How many keys the last turn found ready.
-    ready = 0
-
     def run(self, until: float) -> None:
         """Dispatch, at least once, until the monotonic clock reads `until` or somebody stops it."""
         self._stopped = False
@@ -65,9 +61,7 @@ class Portable(selectors.DefaultSelector):
     def dispatch(self, timeout: float | None = None) -> int:
         """Wait up to `timeout` seconds (None: for ever), call what is ready, return how many."""
         called = 0
-        found = self.select(timeout)
-        self.ready = len(found)
-        for key, mask in found:
+        for key, mask in self.select(timeout):
             if self._fd_to_key.get(key.fd) is key:
                 key.data.on_event(mask)
                 called += 1
@@ -104,7 +98,7 @@ if sys.platform == "linux":
             if self._newcomers:
                 known.update(self._newcomers)
                 self._newcomers.clear()
-            called = self.ready = len(ready)
+            called = len(ready)
             self._in_turn = True
             try:
                 for fd, events in ready:

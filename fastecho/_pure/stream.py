@@ -32,7 +32,6 @@ from ..addresses import Address
 from ..errors import FrameError
 from ..limits import (
     ACCEPT_BUDGET,
-    ACCEPT_CROWD,
     FRAME_TIMEOUT,
     IDLE_TIMEOUT,
     LINGER_TIMEOUT,
@@ -194,7 +193,7 @@ class Listener:
         return list(self._streams)
 
     def on_event(self, mask: int) -> None:
-        """Accept one, or what waits, within a budget, if that holds up others."""
+        """Accept what waits, within a budget."""
         for _ in range(ACCEPT_BUDGET):
             if not self._accept():
                 return
@@ -235,7 +234,7 @@ class Listener:
         self.shared.open += 1
         if self.verbose:
             self.owner.connected(stream)
-        return self.selector.ready >= ACCEPT_CROWD
+        return True
 
     def _stream(self, sock: socket.socket, address: Address) -> Stream:
         return Stream(self, sock, address)
