@@ -52,7 +52,7 @@ bench: build  ## Run the benchmarks and compare with the last run; ARGS="-k name
 ledger: build  ## Count instructions, system calls and allocations per message, and keep them
 	$(BIN)/python bench/ledger.py --write $(ARGS)
 
-versus: build  ## Compare with servers in other languages (25 minutes); ARGS="--only tcp-1"
+versus: build  ## Compare with servers in other languages (20 minutes); ARGS="--only tcp-1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check matplotlib \
 		--requirement bench/versus/requirements.txt
 	$(BIN)/python bench/versus/run.py $(ARGS)

@@ -18,7 +18,6 @@ figures are not published.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -26,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,13 +34,14 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
+import alone  # noqa: E402
 import check  # noqa: E402
-from peers import BUILT, Peer, PeerError, Server, available, framed, named, started  # noqa: E402
+from peers import Peer, PeerError, Server, available, framed, named, started  # noqa: E402
 from peers import run as run_command  # noqa: E402
 from ratios import interval, settled  # noqa: E402
 from works import FEW, WORKS  # noqa: E402
 
-from fastecho import __version__, comparison, workloads  # noqa: E402
+from fastecho import __version__  # noqa: E402
 from fastecho import machine as machines  # noqa: E402
 from fastecho.errors import FastechoError  # noqa: E402
 from fastecho.load import Load, Plan  # noqa: E402
@@ -50,8 +50,10 @@ YARDSTICK = "epoll"
 #: A peer's second process, and one beside which nobody is idle.
 AGAIN, ALONE = " again", " alone"
 WINDOW = 0.1  # seconds
-ROUNDS, SITTINGS = 24, 6
+ROUNDS, SITTINGS = 18, 6
 IDLE = 9_000
+#: Of these, so many come before memory is measured: the pages of code that accepts are read once.
+FIRST = 1_000
 GENERATOR_CPU, SERVER_CPU = 0, 1
 STARTS = 10
 SATURATE, OPEN_LOOP = 1.0, 0.8  # seconds
@@ -303,14 +305,17 @@ def memory(peers: Sequence[Peer]) -> dict[str, dict[str, float]]:
             continue
         with started(peer, SERVER_CPU) as server:
             time.sleep(0.3)
-            rest, kernel = server.resident(), slab()
-            with idle_clients(server):
+            rest = server.resident()
+            with idle_clients(server, FIRST):
                 time.sleep(0.5)  # until the last is accepted; nothing tells
-                found[peer.name] = {
-                    "rest": rest,
-                    "connection": (server.resident() - rest) / IDLE,
-                    "kernel": (slab() - kernel) / IDLE,
-                }
+                before, kernel = server.resident(), slab()
+                with idle_clients(server, IDLE - FIRST):
+                    time.sleep(0.5)
+                    found[peer.name] = {
+                        "rest": rest,
+                        "connection": (server.resident() - before) / (IDLE - FIRST),
+                        "kernel": (slab() - kernel) / (IDLE - FIRST),
+                    }
     return found
 
 
@@ -388,59 +393,6 @@ def one_slice(server: Server, rate: float) -> dict[str, float]:
     return {**percentiles, "bound": float(bool(result.bound))}
 
 
-def stamping(_peers: Sequence[Peer]) -> list[dict[str, Any]]:
-    """Lines, and no socket: against C, and for short ones `bytes.replace`."""
-    effort = comparison.Effort(sizes=(32,), windows=30, side=0.02, trips_side=0.0)
-    found = [
-        alone("bytes.replace", measured.size + 1, measured.cpu)  # with its end
-        for measured in comparison.run(effort, ["line"])
-        if measured.kind == "reference"
-    ]
-    clock = time.process_time_ns
-    for size in (32, 1024, 8192):
-        runs, messages = in_c(size)
-        per_round, _ = comparison.compare(runs, (clock, clock), effort.windows, effort.side)
-        first, second = per_round.first / messages, per_round.second / messages
-        found.append(alone("C", size, per_round._replace(first=first, second=second)))
-    return found
-
-
-def alone(rival: str, size: int, cpu: comparison.Compared) -> dict[str, Any]:
-    """Nanoseconds a line, and how many times the rival's those are."""
-    ratio = [1 / cpu.ratio, 1 / cpu.high, 1 / cpu.low]
-    return {"rival": rival, "size": size, "ns": cpu.first, "rival_ns": cpu.second, "ratio": ratio}
-
-
-def in_c(size: int) -> tuple[tuple[Callable[[], object], Callable[[], object]], int]:
-    """fastecho's round of lines of this size and C's, of so many lines, with the same result."""
-    times = 16  # a call of C from Python costs as much as a few lines
-    load = workloads.workload("line", size - 1)
-    data, prefix = load.pieces[0], load.echo("native").stamper.render(workloads.NOW_NS)
-    out = ctypes.create_string_buffer(workloads.BUFFER + 64 * load.messages)
-    built, ext = BUILT / "framing.so", HERE.parents[1] / "ext"
-    source = str(HERE / "framing.c")
-    run_command(["gcc", "-O3", "-I", str(ext), "-shared", "-fPIC", "-o", str(built), source])
-    library = ctypes.CDLL(str(built))
-
-    def calls(name: str) -> Callable[[], object]:
-        stamp = library[name]
-        stamp.restype = ctypes.c_size_t
-        stamp.argtypes = [
-            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
-            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
-        ]  # fmt: skip
-        return lambda: stamp(data, len(data), out, len(out), prefix, len(prefix), times)
-
-    ours, theirs = calls("as_fastecho"), calls("plainly")
-    replies = []
-    for stamp in (ours, theirs):
-        ctypes.memset(out, 0, len(out))
-        replies.append(out.raw[: stamp()])
-    if replies[0] != replies[1]:
-        raise PeerError(f"C and fastecho differ over lines of {size} bytes")
-    return (ours, theirs), times * load.messages
-
-
 # ---- the run
 
 
@@ -454,7 +406,7 @@ def seconds(kind: str, peers: Sequence[Peer], rounds: int) -> float:
         runs = 5 * SLICES + (len(peers) - 5) * FEWER_SLICES
         return runs * len(SHARES) * (OPEN_LOOP + 0.3)
     if kind == "stamping":
-        return 6.0
+        return 1.5 * SITTINGS
     total = 0.0
     for group in groups(kind, peers, rounds):
         entries = group.entries
@@ -527,16 +479,24 @@ def main() -> int:
     }
     if options.add:
         results = json.loads(options.out.read_text()) | {"rounds": options.rounds}
-    special = {"memory": memory, "ready": readiness, "latency": latencies, "stamping": stamping}
+    special = {"memory": memory, "ready": readiness, "latency": latencies}
     found = {
-        kind: list(groups(kind, peers, options.rounds)) for kind in kinds if kind not in special
+        kind: list(groups(kind, peers, options.rounds))
+        for kind in kinds
+        if kind not in {*special, "stamping"}
     }
+    stamping = []
     for sitting in range(min(SITTINGS, options.rounds)):
         for group in (group for several in found.values() for group in several):
             say(f"{sitting + 1} of {SITTINGS}: {WORKS[group.kind].title}")
             group.sit(sitting)
+        if "stamping" in kinds:
+            done = run_command([sys.executable, str(HERE / "alone.py")])
+            stamping.append(json.loads(done))
     for kind, several in found.items():
         results["kinds"][kind] = table(kind, several, peers)
+    if stamping:
+        results["stamping"] = alone.together(stamping)
     options.out.write_text(json.dumps(results, indent=1))
     for kind in kinds:
         if kind in special:
