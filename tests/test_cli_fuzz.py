@@ -235,7 +235,8 @@ def test_ctrl_c_ends_it_with_what_there_is() -> None:
             [*COMMAND, named(server.tcp_address), "--pairs", "100000", "--framing", "line"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            # It may strike between the making of a socket and the `with` that closes it.
+            env=environment(PYTHONWARNINGS="ignore::ResourceWarning"),
         )
         with process, socket.create_connection(server.tcp_address, PATIENCE):
             while server.counters["connections"] < 50:

@@ -507,8 +507,11 @@ def accepting(
     server.ask("script", "watch", server.line_port, watches or [])
     made = [connect(server.line_port) for _ in range(clients)]
     server.ask("go")
-    server.serves_others()
-    taken = server.ask("rests")[rests:]
+    for _ in patiently():  # others are served all the while
+        server.serves_others()
+        taken = server.ask("rests")[rests:]
+        if taken or server.ask("state")["accepted"] - before["accepted"] == clients:
+            break
     for client in made[: server.ask("state")["accepted"] - before["accepted"]]:
         answers(client, b"me first\n")
     for _ in patiently():

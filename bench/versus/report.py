@@ -157,8 +157,8 @@ def memory(results: dict[str, Any]) -> str:
         [
             "## Memory",
             "",
-            "Resident (VmRSS) at rest, and what each of 9,000 idle connections adds; beside it",
-            "what the kernel takes for both ends of one (Slab).",
+            "Resident (VmRSS) at rest, and what each idle connection from the 1,001st to the",
+            "9,000th adds; beside it what the kernel takes for both ends of one (Slab).",
             "",
             table(["peer", "at rest, MiB", "per idle connection, bytes", "the kernel's"], rows),
         ]
