@@ -32,6 +32,9 @@ cdef extern from "lines.h":
         const char* delimiter
         size_t width
         size_t limit
+    bint lines_lone(
+        const char* data, size_t size, char* out, const lines_job* job
+    ) noexcept
     uint64_t lines_stamp(
         const char* data, size_t size, size_t* consumed, bint* scanned,
         char* out, size_t room, size_t* written, const lines_job* job,
@@ -148,6 +151,15 @@ cdef class Codec:
         size_t* written, const Prefix* prefix,
     ) noexcept:
         """Answer as many frames as can be quickly, with one prefix for all; their number."""
+        return 0
+
+    cdef size_t lone(
+        self, const char* data, size_t size, char* out, const char* text, size_t text_length
+    ) noexcept:
+        """Answer what is one short frame and no more, if it can be quickly; the reply's size, or 0.
+
+        Of the prefix `text`, 32 bytes can be read; `out` has room for LONE_ROOM bytes.
+        """
         return 0
 
     cdef str explain(self):
@@ -405,6 +417,23 @@ cdef class DelimiterCodec(EndedCodec):
         frame.total = end
         frame.length = end - self.pattern.width
         return TOO_LONG if frame.length > self.limit else WHOLE
+
+    cdef size_t lone(
+        self, const char* data, size_t size, char* out, const char* text, size_t text_length
+    ) noexcept:
+        cdef lines_job job
+        if self.held_length or self.finished or self.error is not None:
+            return 0
+        job.prefix = text
+        job.prefix_size = text_length
+        job.delimiter = self.pattern.text
+        job.width = self.pattern.width
+        job.limit = self.limit
+        if not lines_lone(data, size, out, &job):
+            return 0
+        self.messages += 1
+        self.offset += size
+        return text_length + size
 
     cdef int run_whole(
         self, const char* data, size_t size, list messages, char* out, size_t room, Prefix* prefix,

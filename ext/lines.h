@@ -143,20 +143,6 @@ LINES_INLINE void lines_last(
         lines->begun = (size_t)(lines->stop - lines->start);
 }
 
-/* Copy so many bytes and no more; most are few. */
-LINES_INLINE void lines_copy(char *to, const char *from, size_t size)
-{
-    if (size > MASK_BLOCK || size < 16) {
-        memcpy(to, from, size);
-    } else if (size > MASK_STEP) {
-        memcpy(to, from, MASK_STEP);
-        memcpy(to + size - MASK_STEP, from + size - MASK_STEP, MASK_STEP);
-    } else {
-        memcpy(to, from, 16);
-        memcpy(to + size - 16, from + size - 16, 16);
-    }
-}
-
 /* One line and, while they are long or the last few, those behind it. */
 LINES_INLINE int lines_few(struct lines *lines, const struct lines_job *job)
 {
@@ -187,7 +173,7 @@ LINES_INLINE int lines_few(struct lines *lines, const struct lines_job *job)
             else
                 memcpy(to, job->prefix, prefix_size);
         }
-        lines_copy(to + prefix_size + begun, start + begun, length - begun);
+        mask_copy(to + prefix_size + begun, start + begun, length - begun);
         to += prefix_size + length;
         start = end;
         begun = 0;
@@ -238,17 +224,18 @@ MASK_AVX2 static int lines_avx2(struct lines *lines, const struct lines_job *job
 }
 #endif
 
-/* One line and no more, short: what most receives bring. Whether it was that, and had room. */
+/* One line and no more, of 17 to 64 bytes: what most receives bring. Whether it was that; if not,
+ * the LINES_PREFIX + MASK_BLOCK bytes at `out` are whatever they are.
+ */
 LINES_INLINE int lines_lone(
-    const char *data, size_t size, char *out, size_t room, const struct lines_job *job)
+    const char *data, size_t size, char *out, const struct lines_job *job)
 {
-    if (size == 0 || size > MASK_BLOCK || job->width > 1 || job->prefix_size > LINES_PREFIX
-            || size - 1 > job->limit || job->prefix_size + size > room || room < LINES_PREFIX
-            || memchr(data, job->delimiter[0], size) != data + size - 1)
+    if (size <= MASK_HALF || size > MASK_BLOCK || job->width > 1
+            || job->prefix_size > LINES_PREFIX || size - 1 > job->limit
+            || data[size - 1] != job->delimiter[0])
         return 0;
     memcpy(out, job->prefix, LINES_PREFIX);
-    lines_copy(out + job->prefix_size, data, size);
-    return 1;
+    return mask_copy_lone(out + job->prefix_size, data, size, job->delimiter[0]);
 }
 
 /* Their number. `scanned` says whether all of the data was looked at, so that what is left is but a
@@ -261,12 +248,6 @@ static inline uint64_t lines_stamp(
     struct lines lines;
     int status;
 
-    if (lines_lone(data, size, out, room, job)) {
-        *scanned = 1;
-        *consumed = size;
-        *written = job->prefix_size + size;
-        return 1;
-    }
     lines = (struct lines){.start = data, .stop = data + size, .to = out, .full = out + room};
 #ifdef MASK_AVX2
     if (size > MASK_BLOCK && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"))

@@ -335,6 +335,7 @@ cdef class SelectorCore:
         cdef int ready = wait(self, milliseconds, events, TURN), called = 0, at = 0, fd, mask
         cdef uint64_t newest = self.serial
         cdef Entry entry
+        cdef list datas = self.datas
         cdef object data = None
         self.ready = ready
         while at < ready:
@@ -348,7 +349,7 @@ cdef class SelectorCore:
                     entry = self.entries[fd]
                     if entry.serial - 1 >= newest:    # unregistered, or registered since
                         continue
-                    data = self.datas[fd]
+                    data = datas[fd]
                     called += 1
                     if entry.direct:
                         (<Handler> data).handle(mask & entry.events)
@@ -422,6 +423,8 @@ cdef inline uint32_t mask_of(int events) noexcept:
 
 cdef inline int ready_for(uint32_t found) noexcept:
     """Hang-ups and errors make both ready: the call that follows tells which it is."""
+    if found == EPOLLIN:    # as most are
+        return EVENT_READ
     return (EVENT_WRITE if found & ~<uint32_t> EPOLLIN else 0) | (
         EVENT_READ if found & ~<uint32_t> EPOLLOUT else 0
     )

@@ -16,7 +16,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from fastecho._native.framing cimport Codec, Prefix
+from fastecho._native.framing cimport MASK_STEP, Codec, Prefix
 
 from operator import index
 
@@ -24,12 +24,10 @@ from fastecho.errors import ConfigError
 from fastecho.limits import MAX_PEER, MAX_PREFIX, MAX_TIME_NS
 from fastecho.timestamps import FRACTIONS, TOKENS, plan
 
-cdef extern from "masks.h":
-    enum:
-        MASK_STEP
-
 cdef enum:
     PADDING = MASK_STEP    # behind a prefix, which is copied in steps
+
+cdef uint64_t NEVER = 2**63    # after every time that there is
 
 cdef enum:
     # Kinds of steps.
@@ -53,6 +51,7 @@ cdef class Stamper:
 
     def __cinit__(self, parts):
         self.second = -1
+        self.stands_from = NEVER
         self.parts = tuple(parts)
         names = {part for part in self.parts if isinstance(part, str)}
         if unknown := names - TOKENS.keys():
@@ -120,9 +119,9 @@ cdef class Stamper:
         self.text = text
         self.count = <int> len(planned)
         self.second = second
-        self.second_ns = second * NS
         self.text_length = size
         self.constant = not self.per_message and all(isinstance(part, bytes) for part in planned)
+        self.stands_from = <uint64_t> second * NS if self.constant else NEVER
         return 0
 
     cdef int prefix(
@@ -313,17 +312,27 @@ cdef class Echo:
     def feed_into(self, data, out, now_ns):
         """Write the replies to `out`, as many as fit: (bytes consumed, bytes written)."""
         cdef Py_buffer source, target
-        cdef size_t consumed = 0, written = 0
+        cdef Stamper stamper = self.stamper
+        cdef int64_t now
+        cdef size_t size, room, consumed = 0, written = 0
         PyObject_GetBuffer(out, &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
             PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
             try:
-                stamp(
-                    self.codec, self.stamper, self.peer,
-                    <const char*> source.buf, <size_t> source.len,
-                    <char*> target.buf, <size_t> target.len,
-                    checked_time(now_ns), &consumed, &written,
-                )
+                now = checked_time(now_ns)
+                size = <size_t> source.len
+                room = <size_t> target.len
+                if may_be_lone(stamper, size, room, now):
+                    written = self.codec.lone(
+                        <const char*> source.buf, size, <char*> target.buf, stamper.text,
+                        stamper.text_length,
+                    )
+                    consumed = size
+                if not written:
+                    stamp(
+                        self.codec, stamper, self.peer, <const char*> source.buf, size,
+                        <char*> target.buf, room, now, &consumed, &written,
+                    )
             finally:
                 PyBuffer_Release(&source)
         finally:

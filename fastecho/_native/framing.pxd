@@ -9,6 +9,15 @@ cdef enum:
     TOO_LONG = 2
     CORRUPT = 3
 
+cdef extern from "masks.h":
+    enum:
+        MASK_BLOCK
+        MASK_STEP
+
+cdef enum:
+    LONE_MOST = MASK_BLOCK    # bytes that `Codec.lone` looks at
+    LONE_ROOM = MASK_BLOCK + MASK_STEP    # and where their reply needs to have room
+
 cdef struct Frame:
     size_t header   # bytes before the message
     size_t length   # of the message
@@ -46,6 +55,9 @@ cdef class Codec:
     cdef uint64_t many(
         self, const char* data, size_t size, size_t* consumed, char* out, size_t room,
         size_t* written, const Prefix* prefix,
+    ) noexcept
+    cdef size_t lone(
+        self, const char* data, size_t size, char* out, const char* text, size_t text_length
     ) noexcept
     cdef str explain(self)
     cdef int extend(self, const char* data, size_t size, size_t* taken, Frame* frame) except -1

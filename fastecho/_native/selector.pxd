@@ -14,7 +14,7 @@ cdef class Handler:
 # What is known of a descriptor, in a word; `serial` is 0 while it is not registered.
 cdef extern from *:
     """
-    typedef struct { uint64_t serial : 60, events : 2, direct : 1, filed : 1; } fastecho_entry;
+    typedef struct { uint64_t events : 2, direct : 1, filed : 1, serial : 60; } fastecho_entry;
     """
     ctypedef struct Entry "fastecho_entry":
         uint64_t serial

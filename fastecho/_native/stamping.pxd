@@ -3,7 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
-from fastecho._native.framing cimport Codec, Prefix
+from fastecho._native.framing cimport LONE_MOST, LONE_ROOM, Codec, Prefix
 
 # One step of a rendering: a literal of the plan's text, or a token.
 cdef struct Step:
@@ -21,8 +21,8 @@ cdef class Stamper:
     cdef public int64_t mono_offset
     cdef bint per_message
     cdef int64_t second
-    cdef int64_t second_ns    # when it began
-    cdef bint constant        # the prefix is, for a second: all of `text`
+    cdef bint constant    # the prefix is, for a second: all of `text`
+    cdef uint64_t stands_from    # that second, in nanoseconds; else a time that no clock shows
     cdef size_t text_length
     cdef char* text
     cdef Step* steps
@@ -52,6 +52,14 @@ cdef class Echo:
 cdef enum:
     NS = 1_000_000_000    # nanoseconds of a second
 
+# Whether the text of the present plan is the prefix of what is received now.
+cdef inline bint stands(Stamper stamper, int64_t now_ns) noexcept:
+    return <uint64_t> now_ns - stamper.stands_from < NS
+
+# Whether it is worth to ask `Codec.lone`, with that text as the prefix.
+cdef inline bint may_be_lone(Stamper stamper, size_t size, size_t room, int64_t now_ns) noexcept:
+    return size <= LONE_MOST and room >= LONE_ROOM and stands(stamper, now_ns)
+
 # What an echo does; a stream has its parts, but no object to hold them together.
 cdef inline int stamp(
     Codec codec, Stamper stamper, bytes peer, const char* data, size_t size, char* out,
@@ -59,7 +67,7 @@ cdef inline int stamp(
 ) except -1:
     """The hot path: cut `data`, stamp the messages into `out`, as many as fit."""
     cdef Prefix prefix
-    if stamper.constant and 0 <= now_ns - stamper.second_ns < NS:
+    if stands(stamper, now_ns):
         prefix.render = NULL
         prefix.text = stamper.text
         prefix.length = stamper.text_length

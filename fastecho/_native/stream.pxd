@@ -73,7 +73,7 @@ cdef class Stream(Handler):
     cdef uint8_t told_unread
 
     cdef inline bint receive(self) except -1
-    cdef inline int answer(self, const char* data, size_t size, int64_t now_ns) except -1
+    cdef int answer(self, const char* data, size_t size, int64_t now_ns) except -1
     cdef int at_end(self, int64_t now_ns) except -1
     cdef int note_fault(self) except -1
     cdef inline bint send(

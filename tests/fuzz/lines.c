@@ -80,7 +80,8 @@ static int lines_words(struct lines *lines, const struct lines_job *job)
 static int lines_alone(struct lines *lines, const struct lines_job *job)
 {
     const size_t size = (size_t)(lines->stop - lines->start);
-    if (!lines_lone(lines->start, size, lines->to, (size_t)(lines->full - lines->to), job))
+    if (lines->full - lines->to < LINES_PREFIX + MASK_BLOCK
+        || !lines_lone(lines->start, size, lines->to, job))
         return lines_base(lines, job);
     lines->start = lines->stop;
     lines->to += job->prefix_size + size;

@@ -19,7 +19,8 @@ static int lines_words(struct lines *lines, const struct lines_job *job)
 static int lines_alone(struct lines *lines, const struct lines_job *job)
 {
     const size_t size = (size_t)(lines->stop - lines->start);
-    if (!lines_lone(lines->start, size, lines->to, (size_t)(lines->full - lines->to), job))
+    if (lines->full - lines->to < LINES_PREFIX + MASK_BLOCK
+        || !lines_lone(lines->start, size, lines->to, job))
         return lines_base(lines, job);
     lines->start = lines->stop;
     lines->to += job->prefix_size + size;
@@ -93,6 +94,8 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < size; i++)
             if ((size_t)rand() % (mean + strlen(delimiter)) == 0)
                 memcpy(bytes + i, delimiter, strlen(delimiter));
+        if (size > 0 && rand() % 2)    /* and with it the last line, perhaps the only one */
+            bytes[size - 1] = delimiter[strlen(delimiter) - 1];
         most = size * (prefix_size + 1);
         room = ANY(most, most, most + 3000, (size_t)rand() % (most + 1), (size_t)rand() % 3000);
         for (size_t i = 0; i < sizeof(prefix); i++)
