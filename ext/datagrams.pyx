@@ -5,6 +5,7 @@ What the kernel has joined has no room between its datagrams, so those replies a
 after the other; then a run of them is one piece of memory.
 """
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -67,12 +68,15 @@ from fastecho.limits import (
     PRIVILEGED_PORTS,
 )
 
+cdef extern from "masks.h":
+    void mask_copy(char* to, const char* source, size_t size) noexcept
+
 cdef enum:
     BATCH = 64       # limits.DATAGRAM_BATCH: array sizes are known when compiled
     LARGEST = 65535  # limits.MAX_DATAGRAM
     CONTROL = 192    # bytes for all control messages that we ask for, with both kinds of pktinfo
     ROOM = 262144    # of copied replies: at least the largest one with its prefix
-    BURST = 8        # datagrams at once: then there is a burst
+    BURST = 32       # datagrams at once: then there is a burst
     LINE = 64        # bytes of a cache's line
 
 cdef int PRIVILEGED = PRIVILEGED_PORTS, SEGMENTS = MAX_SEGMENTS
@@ -255,7 +259,8 @@ cdef class Datagrams(Handler):
                 self.send()
             add(batch, arrival, &prefix, data, size, self.segments)
 
-    cdef int begin(self, Arrival* arrival, int slot) except -1:
+    @final
+    cdef inline int begin(self, Arrival* arrival, int slot) except -1:
         """What came in this slot is next."""
         cdef Batch* batch = <Batch*> self.batch
         cdef msghdr* message = &batch.received[slot].msg_hdr
@@ -276,14 +281,20 @@ cdef class Datagrams(Handler):
             arrival.datagrams = (arrival.left + arrival.segment - 1) // arrival.segment
         arrival.refused = (
             NAMELESS if arrival.name_size <= sizeof(batch.names[slot].ss_family)
-            else refusal(arrival, self.port) if self.is_ip
-            else ANSWERED
+            else ANSWERED if not self.is_ip or is_loopback(<const sockaddr_in*> arrival.name)
+            else refusal(arrival, self.port)
         )
         if self.stamper.shows_peer and arrival.refused == ANSWERED:
-            try:
-                self.peer = addresses.peer(address_of(&batch.names[slot], arrival.name_size))
-            except MemoryError:
-                arrival.refused = NO_MEMORY
+            self.show_peer(arrival)
+        return 0
+
+    cdef int show_peer(self, Arrival* arrival) except -1:
+        """What the stamper shows of the source."""
+        cdef const sockaddr_storage* name = <const sockaddr_storage*> arrival.name
+        try:
+            self.peer = addresses.peer(address_of(name, arrival.name_size))
+        except MemoryError:
+            arrival.refused = NO_MEMORY
         return 0
 
     cdef int read_control(self, msghdr* message, Arrival* arrival) except -1:
@@ -463,7 +474,7 @@ cdef inline void add(
         reply = batch.room + batch.filled
         batch.filled += total
         memcpy(reply + prefix.length, data, size)
-    memcpy(reply, prefix.text, prefix.length)
+    mask_copy(reply, prefix.text, prefix.length)
     if segments and batch.sends and joins(batch, arrival, total):
         join(batch, reply, total)
     else:
@@ -529,7 +540,8 @@ cdef inline void start(Batch* batch, const Arrival* arrival, char* reply, size_t
     message.msg_name = arrival.name
     message.msg_namelen = arrival.name_size
     message.msg_controllen = arrival.back_size
-    memcpy(message.msg_control, arrival.back, arrival.back_size)
+    if arrival.back_size:
+        memcpy(message.msg_control, arrival.back, arrival.back_size)
     batch.pieces += 1
     batch.sends += 1
 
@@ -543,6 +555,11 @@ cdef inline bint are_alike(const void* one, const void* other, size_t size) noex
     memcpy(&first, one, sizeof(first))
     memcpy(&second, other, sizeof(second))
     return first == second
+
+
+cdef inline bint is_loopback(const sockaddr_in* source) noexcept:
+    """Whether it is an IPv4 address of this host, which needs no closer look."""
+    return source.sin_family == AF_INET and (<const uint8_t*> &source.sin_addr)[0] == 127
 
 
 cdef int refusal(Arrival* arrival, int own_port) noexcept:

@@ -79,6 +79,7 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
     struct sockaddr_in:
+        uint16_t sin_family
         uint16_t sin_port
         in_addr sin_addr
     struct sockaddr_in6:

@@ -50,7 +50,8 @@ cdef class Datagrams(Handler):
     cdef int answer(self, int received) except -1
     cdef int receive(self, int most) except -1
     cdef int lay_out(self, int received) except -1
-    cdef int begin(self, Arrival* arrival, int slot) except -1
+    cdef inline int begin(self, Arrival* arrival, int slot) except -1
+    cdef int show_peer(self, Arrival* arrival) except -1
     cdef int read_control(self, msghdr* message, Arrival* arrival) except -1
     cdef int send(self) except -1
     cdef int send_singly(self, int at, int refused) except -1
