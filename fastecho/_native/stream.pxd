@@ -51,7 +51,7 @@ cdef class Listener(Handler):
     cdef bint adopt(self, int fd, const sockaddr_storage* address) except -1
     cdef int cannot_accept(self, int number) except -1
 
-# One for each connection: 160 bytes, and a codec.
+# One for each connection: 128 bytes, and a codec.
 cdef class Stream(Handler):
     cdef readonly Listener listener
     cdef Codec codec
