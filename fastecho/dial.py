@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from . import addresses, sockets
@@ -16,6 +16,9 @@ from .errors import ConfigError, FastechoError
 
 #: Seconds that one call waits at most: poll(2) counts milliseconds in 31 bits.
 LONGEST_WAIT = 1e6
+
+#: Connects a socket that has a timeout.
+Connect = Callable[[socket.socket, addresses.Address], None]
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,14 @@ class Target:
     def is_stream(self) -> bool:
         return self.protocol in sockets.STREAMS
 
-    def dial(self, timeout: float) -> Iterator[socket.socket]:
+    def dial(
+        self, timeout: float, connect: Connect = socket.socket.connect
+    ) -> Iterator[socket.socket]:
         """A connected socket for each of its addresses that can be connected to, one by one.
 
         Args:
             timeout: seconds for a connection; the sockets have it too.
+            connect: waits for it; if it raises, the socket is closed.
 
         Raises:
             FastechoError: there is none, or no more.
@@ -54,7 +60,7 @@ class Target:
         failure: OSError | None = None
         for family, address in self._addresses():
             try:
-                sock = self._connected(family, address, min(timeout, LONGEST_WAIT))
+                sock = self._connected(family, address, min(timeout, LONGEST_WAIT), connect)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     raise  # which is not for want of a server
@@ -64,13 +70,15 @@ class Target:
         words = explain(failure) if failure else "it has no other address"
         raise FastechoError(f"cannot reach {self.name}: {words}") from failure
 
-    def _connected(self, family: int, address: addresses.Address, timeout: float) -> socket.socket:
+    def _connected(
+        self, family: int, address: addresses.Address, timeout: float, connect: Connect
+    ) -> socket.socket:
         sock = socket.socket(family, sockets.KINDS[self.protocol])
         try:
             sock.settimeout(timeout)
             if self.protocol == sockets.UNIXGRAM:
                 sock.bind("")  # a name of the kernel's choice (unix(7)), so that it is answered
-            sock.connect(address)
+            connect(sock, address)
         except BaseException:
             sock.close()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def fuzz(
     target = dial.parse(address, udp)
     if not target.is_stream:
         raise ConfigError(f"{target.name} takes datagrams, which nothing cuts: fuzz is for streams")
-    search = fuzzer.Options(**searched)
+    told = fuzzer.Options(**searched)
     hidden = Masks([os.fsencode(each) for each in masks])
     if framing is not None and (message, text) != (None, None):
         raise ConfigError("--framing makes the messages: leave out --message and --text")
@@ -159,8 +160,9 @@ def fuzz(
     else:
         request = _bytes(text) if text is not None else _content(message or "")
         answers = Recorded(request, requests, hidden)
-    with _kept(repro, None if file == STANDARD else file):
-        return _run(fuzzer.Fuzzer(target, answers, search), target, framing, search, repro, file)
+    search = fuzzer.Fuzzer(target, answers, told)
+    with _stopping(search), _kept(repro, None if file == STANDARD else file):
+        return _run(search, target, framing, told, repro, file)
 
 
 def _run(
@@ -278,6 +280,25 @@ def _write(path: str, text: str) -> None:
 
 
 # -- while it lasts
+
+
+@contextmanager
+def _stopping(search: fuzzer.Fuzzer) -> Iterator[None]:
+    """The first Ctrl-C ends the search, and nothing is lost by it; the next one ends us."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        search.stop()
+
+    if before is signal.SIG_IGN:  # as a shell's background job has it
+        yield
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Progress:

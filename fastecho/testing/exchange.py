@@ -16,9 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from .. import delivery, dial
 from ..errors import FastechoError
+from .interruption import Interruption
+
+if TYPE_CHECKING:
+    from ..addresses import Address
 
 #: How a request ends: nothing more is said; the sending side is closed; the connection is reset
 #: where the last cut is, and then the request is sent whole by somebody else.
@@ -112,6 +117,7 @@ class Caller:
     Attributes:
         until: when no exchange is worth beginning or finishing, by the monotonic clock.
         how: how it is known that a piece was read (`fastecho.delivery`), in the worst case.
+        interruption: ends the exchange where it waits, with a KeyboardInterrupt.
     """
 
     def __init__(self, target: dial.Target, timeout: float) -> None:
@@ -119,6 +125,7 @@ class Caller:
         self.timeout = min(timeout, dial.LONGEST_WAIT)
         self.until = float("inf")
         self.how = delivery.READ
+        self.interruption = Interruption()
         self._kernel = delivery.Deliveries()
 
     def close(self) -> None:
@@ -152,7 +159,7 @@ class Caller:
         if time.monotonic() >= self.until:
             raise Untried(TIME_UP)
         try:
-            sock = next(self.target.dial(self.timeout))
+            sock = next(self.target.dial(self.timeout, self._await_connection))
         except FastechoError as error:
             if getattr(error.__cause__, "errno", None) == errno.EADDRNOTAVAIL:
                 raise Untried("no port is left for a connection") from error
@@ -168,6 +175,10 @@ class Caller:
         if read.how == delivery.ACKNOWLEDGED:
             self.how = read.how
         return sock, read
+
+    def _await_connection(self, sock: socket.socket, address: Address) -> None:
+        with self.interruption.waiting():
+            sock.connect(address)
 
 
 class _Over(Exception):
@@ -250,10 +261,14 @@ class _Exchange:
 
     def _await_read(self, sent: int, number: int, pieces: int) -> None:
         deadline = self._deadline()
-        while not self._closed and not self._read.wait(sent, LOOK):
+        while not self._closed and not self._is_read(sent):
             self._take()
             if time.monotonic() >= deadline:
                 self._give_up(UNREAD, f"the server did not read piece {number} of {pieces}")
+
+    def _is_read(self, sent: int) -> bool:
+        with self._caller.interruption.waiting():
+            return self._read.wait(sent, LOOK)
 
     def _receive(self) -> str:
         """Until the answer is over."""
@@ -312,7 +327,8 @@ class _Exchange:
             return False
         poll = select.poll()
         poll.register(self._sock, events)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        with self._caller.interruption.waiting():
+            return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def _deadline(self) -> float:
         return min(time.monotonic() + self._caller.timeout, self._caller.until)

@@ -150,7 +150,7 @@ class Fuzzer:
         self._report = Report(target.name)
 
     def run(self, progress: Progress = lambda _: None) -> Report:
-        """Search until something is found, all was tried, or the time is over.
+        """Search until something is found, all was tried, the time is over, or it is stopped.
 
         Args:
             progress: called before each plan.
@@ -173,6 +173,10 @@ class Fuzzer:
         self._report.how = self._caller.how
         self._report.seconds = time.monotonic() - started
         return self._report
+
+    def stop(self) -> None:
+        """End it early; to be called by a signal's handler, out of which it may raise."""
+        self._caller.interruption.ask()
 
     # -- the request sent whole
 
