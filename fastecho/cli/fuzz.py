@@ -19,6 +19,7 @@ from ..errors import ConfigError, FastechoError
 from ..settings import DEFAULT_ADDRESS
 from ..testing import fuzzer, reproducer
 from ..testing.answers import LONGEST_MESSAGE, LONGEST_REQUEST, Answers, Echoes, Recorded
+from ..testing.interruption import Interruption
 from ..testing.masks import Masks
 from . import FAILED, INTERRUPTED, animated, complain, fuzz_report, options
 
@@ -160,8 +161,9 @@ def fuzz(
     else:
         request = _bytes(text) if text is not None else _content(message or "")
         answers = Recorded(request, requests, hidden)
-    search = fuzzer.Fuzzer(target, answers, told)
-    with _stopping(search), _kept(repro, None if file == STANDARD else file):
+    interruption = Interruption()
+    with _stopping(interruption), _kept(repro, None if file == STANDARD else file):
+        search = fuzzer.Fuzzer(target, answers, told, interruption)
         return _run(search, target, framing, told, repro, file)
 
 
@@ -283,13 +285,13 @@ def _write(path: str, text: str) -> None:
 
 
 @contextmanager
-def _stopping(search: fuzzer.Fuzzer) -> Iterator[None]:
+def _stopping(interruption: Interruption) -> Iterator[None]:
     """The first Ctrl-C ends the search, and nothing is lost by it; the next one ends us."""
     before = signal.getsignal(signal.SIGINT)
 
     def handle(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        search.stop()
+        interruption.ask()
 
     if before is signal.SIG_IGN:  # as a shell's background job has it
         yield

@@ -113,19 +113,21 @@ class Caller:
     Args:
         target: a stream's address.
         timeout: seconds for a connection, for each piece to be read, and for the answer.
+        interruption: ends an exchange where it waits, with a KeyboardInterrupt.
 
     Attributes:
         until: when no exchange is worth beginning or finishing, by the monotonic clock.
         how: how it is known that a piece was read (`fastecho.delivery`), in the worst case.
-        interruption: ends the exchange where it waits, with a KeyboardInterrupt.
     """
 
-    def __init__(self, target: dial.Target, timeout: float) -> None:
+    def __init__(
+        self, target: dial.Target, timeout: float, interruption: Interruption | None = None
+    ) -> None:
         self.target = target
         self.timeout = min(timeout, dial.LONGEST_WAIT)
         self.until = float("inf")
         self.how = delivery.READ
-        self.interruption = Interruption()
+        self.interruption = interruption or Interruption()
         self._kernel = delivery.Deliveries()
 
     def close(self) -> None:

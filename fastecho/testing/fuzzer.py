@@ -20,6 +20,7 @@ from ..errors import ConfigError, FastechoError
 from . import exchange, plans
 from .answers import LONGEST_ANSWER, Answers, Echoes, Recorded, explain
 from .exchange import HALF_CLOSED, OPEN, RESET, Caller, Outcome, Plan, Untried
+from .interruption import Interruption
 from .masks import difference, suggest
 from .plans import Kind
 
@@ -136,12 +137,19 @@ class Fuzzer:
         target: the server.
         answers: what is sent, and what is right.
         options: how far to search.
+        interruption: ends it early.
     """
 
-    def __init__(self, target: dial.Target, answers: Answers, options: Options) -> None:
+    def __init__(
+        self,
+        target: dial.Target,
+        answers: Answers,
+        options: Options,
+        interruption: Interruption | None = None,
+    ) -> None:
         self.answers = answers
         self._options = options
-        self._caller = Caller(target, options.timeout)
+        self._caller = Caller(target, options.timeout, interruption)
         self._closes: dict[Plan, bool] = {}
         # What the server is known to take; the others are not tried.
         self._half_closes = True
@@ -150,7 +158,7 @@ class Fuzzer:
         self._report = Report(target.name)
 
     def run(self, progress: Progress = lambda _: None) -> Report:
-        """Search until something is found, all was tried, the time is over, or it is stopped.
+        """Search until something is found, all was tried, or the time is over; or it is ended.
 
         Args:
             progress: called before each plan.
@@ -173,10 +181,6 @@ class Fuzzer:
         self._report.how = self._caller.how
         self._report.seconds = time.monotonic() - started
         return self._report
-
-    def stop(self) -> None:
-        """End it early; to be called by a signal's handler, out of which it may raise."""
-        self._caller.interruption.ask()
 
     # -- the request sent whole
 
