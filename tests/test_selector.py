@@ -8,6 +8,7 @@ import resource
 import selectors
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from processes import run
 
 from fastecho._pure.selector import Portable
 
@@ -793,3 +795,27 @@ def test_signal_handlers_run_between_the_turns_of_a_run(selector, pairs):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert time.monotonic() < until
+
+
+#: Calls what modules in C call, as often as there are types that it takes, and once more.
+MANY_TYPES = """
+import ctypes, sys
+from fastecho._native import selector
+pointer = ctypes.pythonapi.PyCapsule_GetPointer
+pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+address = pointer(selector.__pyx_capi__["call_directly"], b"int (PyTypeObject *)")
+call_directly = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(address)
+for _ in range(8):
+    call_directly(selector.Handler)
+for _ in range(2):
+    try:
+        call_directly(selector.Handler)
+    except OverflowError as error:
+        print(error)
+"""
+
+
+def test_a_ninth_type_to_be_called_in_c_is_refused():
+    load("native")
+    done = run(sys.executable, "-c", MANY_TYPES)
+    assert (done.stdout, done.stderr) == (b"too many types\n" * 2, b"")
