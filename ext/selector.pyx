@@ -3,6 +3,9 @@
 Entries are found by descriptor number. Registrations and changes have a serial number, so that
 `dispatch` calls no key that was unregistered, replaced or changed since it woke. Data of
 exactly a native type is called in C; all else gets its Python `on_event`.
+
+`run` waits without a timeout, and a timer (timerfd_create(2)) wakes it: with one, each epoll_wait
+would read the clock twice, here and in the kernel, and set a timer of its own.
 """
 
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -10,8 +13,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport Py_TYPE, PyTypeObject
 from libc.errno cimport EINTR, errno
 from libc.limits cimport INT_MAX
-from libc.math cimport ceil
-from libc.stdint cimport uint32_t
+from libc.math cimport ceil, floor
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
@@ -36,6 +39,17 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
 
+cdef extern from "<sys/timerfd.h>" nogil:
+    enum:
+        TFD_CLOEXEC
+        TFD_NONBLOCK
+        TFD_TIMER_ABSTIME
+    struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef void (*AtFork)() noexcept
     int pthread_atfork(AtFork prepare, AtFork parent, AtFork child)
@@ -45,6 +59,8 @@ cdef enum:
     MAX_DIRECT = 8    # types that are called in C, in all modules
     TURN = 256    # keys that one turn calls at most: what is left is ready in the next one
 
+#: Seconds; no monotonic clock gets as far, so no timer is set for later.
+cdef double NEVER = 2.0**31
 cdef object SelectorKey = selectors.SelectorKey
 cdef PyTypeObject* direct_types[MAX_DIRECT]
 cdef int directs = 0
@@ -103,7 +119,8 @@ cdef class SelectorCore:
     """The selector, but for its base class."""
 
     def __cinit__(self):
-        self.epoll = -1
+        cdef epoll_event event
+        self.epoll = self.timer = -1
         self.files = {}
         self.datas = []
         self.map = Map(self)
@@ -111,10 +128,17 @@ cdef class SelectorCore:
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             PyErr_SetFromErrno(OSError)
+        self.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+        if self.timer < 0:
+            PyErr_SetFromErrno(OSError)
+        self.reserve(self.timer)
+        event.events = EPOLLIN
+        event.data.fd = self.timer
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.timer, &event) < 0:
+            PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):
-        if self.epoll >= 0:
-            close_fd(self.epoll)
+        self.close_descriptors()
         PyMem_Free(self.entries)
 
     # -- for C
@@ -226,6 +250,26 @@ cdef class SelectorCore:
         self.datas[fd] = None
         return 0
 
+    cdef void close_descriptors(self) noexcept:
+        if self.epoll >= 0:
+            close_fd(self.epoll)
+        if self.timer >= 0:
+            close_fd(self.timer)
+        self.epoll = self.timer = -1
+
+    cdef int set_timer(self, double when) except -1:
+        """Ring when the monotonic clock reads `when`, or at once if it has; not at all: NEVER."""
+        cdef double time = max(when, 0), seconds = floor(time)
+        cdef itimerspec setting
+        memset(&setting, 0, sizeof(setting))
+        if when < NEVER:
+            setting.it_value.tv_sec = <int64_t> seconds
+            # Rounded up; one at least, since with none a timer is off.
+            setting.it_value.tv_nsec = <int64_t> min((time - seconds) * 1e9 + 1, 999_999_999)
+        if timerfd_settime(self.timer, TFD_TIMER_ABSTIME, &setting, NULL) < 0:
+            PyErr_SetFromErrno(OSError)
+        return 0
+
     cdef int check_open(self) except -1:
         if self.epoll < 0:
             raise ValueError("I/O operation on closed epoll object")
@@ -296,9 +340,7 @@ cdef class SelectorCore:
 
     def close(self):
         """Give the descriptor back and forget all keys."""
-        if self.epoll >= 0:
-            close_fd(self.epoll)
-            self.epoll = -1
+        self.close_descriptors()
         for fd in range(self.capacity):
             if self.entries[fd].serial:
                 self.forget(fd)
@@ -316,14 +358,18 @@ cdef class SelectorCore:
 
     def run(self, double until):
         """Dispatch, at least once, until the monotonic clock reads `until` or somebody stops it."""
-        cdef double left = until - monotonic()
-        self.stopped = False
-        while True:
-            self.turn(whole_milliseconds(max(left, 0)))
-            left = until - monotonic()
-            if self.stopped or left <= 0:
-                return
-            PyErr_CheckSignals()
+        self.check_open()
+        self.stopped = self.rung = False
+        self.set_timer(until)
+        try:
+            while True:
+                self.turn(-1)
+                if self.stopped or self.rung:
+                    return
+                PyErr_CheckSignals()
+        finally:
+            if self.timer >= 0:
+                self.set_timer(NEVER)
 
     def stop(self):
         """Have `run` return after this turn."""
@@ -348,6 +394,7 @@ cdef class SelectorCore:
                         continue
                     entry = self.entries[fd]
                     if entry.serial - 1 >= newest:    # unregistered, or registered since
+                        self.rung |= fd == self.timer
                         continue
                     data = datas[fd]
                     called += 1

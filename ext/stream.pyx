@@ -142,7 +142,7 @@ cdef class Listener(Handler):
         ]
 
     cdef int handle(self, int mask) except -1:
-        """Accept one connection or, while many descriptors are ready, all that wait, to a budget."""
+        """Accept one connection or, while many descriptors are ready, what waits, to a budget."""
         cdef sockaddr_storage address
         cdef socklen_t length
         cdef int fd, left = BUDGET

@@ -141,7 +141,7 @@ def test_what_a_handler_raises_ends_it(loop, byte):
 def test_closing_gives_its_descriptors_back(twin):
     before = os.listdir("/proc/self/fd")
     loop = Loop(twin)
-    assert len(os.listdir("/proc/self/fd")) == len(before) + 3
+    assert len(os.listdir("/proc/self/fd")) > len(before)
     loop.close()
     assert os.listdir("/proc/self/fd") == before
     loop.close()

@@ -769,6 +769,17 @@ def test_run_ends_in_time_and_not_before(selector):
     assert time.monotonic() >= until
 
 
+def test_what_ended_run_is_seen_by_nobody_else(selector, pairs):
+    sock, peer = pairs()
+    selector.register(sock, READ, Handler())
+    selector.run(time.monotonic() + 0.001)
+    assert (selector.select(0.002), selector.dispatch(0.002)) == ([], 0)
+    selector.run(0.0)
+    assert (selector.select(0.002), selector.dispatch(0)) == ([], 0)
+    peer.send(b"!")
+    assert [events for _, events in selector.select(30)] == [READ]
+
+
 def test_what_is_raised_ends_run_and_it_can_be_taken_up_again(selector, ready):
     def act(handler):
         if len(handler.masks) == 1:

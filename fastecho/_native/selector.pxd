@@ -24,6 +24,8 @@ cdef extern from *:
 
 cdef class SelectorCore:
     cdef int epoll
+    cdef int timer    # of `run`
+    cdef bint rung    # whether it has
     cdef Entry* entries
     cdef int capacity
     cdef int count
@@ -40,6 +42,8 @@ cdef class SelectorCore:
     cdef int change(self, int fd, int events) except -1
     cdef int remove(self, int fd) except -1
     cdef int drop(self, int fd) except -1
+    cdef void close_descriptors(self) noexcept
+    cdef int set_timer(self, double when) except -1
     cdef int check_open(self) except -1
     cdef int find(self, fileobj) except -1
     cdef int registered(self, fileobj) except -1
