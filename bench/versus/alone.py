@@ -21,7 +21,6 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
 
 from peers import BUILT, PeerError  # noqa: E402
 from peers import run as run_command  # noqa: E402
-from ratios import settled  # noqa: E402
 
 from fastecho import comparison, workloads  # noqa: E402
 
@@ -51,12 +50,12 @@ def told(rival: str, size: int, cpu: comparison.Compared) -> dict[str, Any]:
 
 
 def together(sittings: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What they tell as one: medians, and the ratio with its interval."""
+    """What they tell as one: medians, and each one's ratio."""
     return [
         {
             **same[0],
             **{name: median([each[name] for each in same]) for name in ("ns", "rival_ns")},
-            "ratio": settled([[each["ratio"]] for each in same]),
+            "ratios": [[each["ratio"]] for each in same],
         }
         for same in zip(*sittings, strict=True)
     ]

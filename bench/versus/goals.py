@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ratios import Ratio, between, interval
+from ratios import STUDENT, Ratio, Student, between, interval, settled
 from works import FRAMINGS, WORKS
 
 LEDGER = Path(__file__).resolve().parent.parent / "ledger.json"
@@ -87,21 +87,21 @@ def exactly(value: float) -> Ratio:
     return value, value, value
 
 
-def all_goals(results: dict[str, Any]) -> Iterator[Goal]:
-    """Those of which anything was measured."""
+def all_goals(results: dict[str, Any], student: Student = STUDENT) -> Iterator[Goal]:
+    """Those of which anything was measured, with intervals by this table of Student's t."""
     if LEDGER.exists():
         yield from counted(json.loads(LEDGER.read_text())["rows"])
     for kind, other, most in RATIOS:
-        if found := between(results, kind, OURS, other):
+        if found := between(results, kind, OURS, other, student):
             yield Goal(WORKS[kind].title, f"CPU, × {NAMES.get(other, other)}", most, found)
     for framing in FRAMINGS:
-        if found := between(results, "framings", framing, OURS):
+        if found := between(results, "framings", framing, OURS, student):
             yield Goal(f"{framing}, 16 in flight", "CPU, × line", 1.10, found)
-    yield from alone(results)
+    yield from alone(results, student)
     yield from at_rest(results)
     yield from in_time(results)
     for kind, work in WORKS.items():
-        if found := between(results, kind, PURE, "asyncio"):
+        if found := between(results, kind, PURE, "asyncio", student):
             yield Goal(f"pure: {work.title}", "CPU, × asyncio", 0.75, found)
 
 
@@ -123,10 +123,10 @@ def counted(rows: dict[str, Any]) -> Iterator[Goal]:
         yield Goal(title, "allocations per message", 0.0, exactly(ours["allocations"]), 4)
 
 
-def alone(results: dict[str, Any]) -> Iterator[Goal]:
+def alone(results: dict[str, Any], student: Student) -> Iterator[Goal]:
     for found in results.get("stamping", ()):
         title = f"framing and stamping alone, {found['size']:,}-byte lines"
-        ratio = (found["ratio"][0], found["ratio"][1], found["ratio"][2])
+        ratio = settled(found["ratios"], student)
         if found["rival"] != "C":
             yield Goal(title, "CPU, × `bytes.replace`, both called from Python", 1 / 7, ratio)
             continue

@@ -1,7 +1,7 @@
 """RESULTS.md and its plots, from what run.py has measured: python bench/versus/report.py [FILE]
 
-Nothing in them is written by hand. With two files: do two runs agree? Every ratio of both, and
-which intervals have nothing in common; then the exit status is 1.
+Nothing in them is written by hand. With two files: do two runs agree? Every ratio of both, with
+intervals of 99%, and which of these have nothing in common; then the exit status is 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 
 import goals  # noqa: E402
-from ratios import Ratio, interval  # noqa: E402
+from ratios import STUDENT_99, Ratio, interval, settled  # noqa: E402
 from works import WORKS  # noqa: E402
 
 YARDSTICK = "epoll"
@@ -288,14 +288,14 @@ def document(results: dict[str, Any]) -> str:
 
 
 def all_ratios(results: dict[str, Any]) -> dict[str, Ratio]:
-    """Every ratio that a run gives, by what it is of."""
+    """Every ratio that a run gives, by what it is of, as sure as two hundred of them must be."""
     found = {
-        f"{WORKS[kind].title}: {title_of(results, row['peer'])}": tuple(row["ratio"])
+        f"{WORKS[kind].title}: {title_of(results, row['peer'])}": settled(row["ratios"], STUDENT_99)
         for kind, rows in results["kinds"].items()
         for row in rows
         if not row["why_not"] and row["peer"] != yardstick_of(kind) and is_fit(rows)
     }
-    for goal in goals.all_goals(results):
+    for goal in goals.all_goals(results, STUDENT_99):
         if "×" in goal.what:
             found[f"goal, {goal.work}: {goal.what}"] = goal.found
     return found
