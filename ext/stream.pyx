@@ -389,6 +389,7 @@ cdef class Stream(Handler):
         self.listener.bytes_in += <uint64_t> count
         if self.listener.show_cuts:
             self.listener.owner.received(self, buffer[:count])
+        # Most receives bring one short message and no more.
         if may_be_lone(stamper, <size_t> count, self.listener.shared.send, now_ns):
             written = self.codec.lone(
                 buffer, <size_t> count, replies, stamper.text, stamper.text_length
