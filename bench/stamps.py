@@ -1,4 +1,4 @@
-"""How true is a stamp on UDP? python bench/stamps.py [--backend BACKEND] [--probes N]
+"""How true is a stamp on UDP? python bench/stamps.py [--backend BACKEND] [--probes N] [--json]
 
 The error is the stamp in a reply less the time at which the kernel received the datagram. That time
 is told to a packet socket (packet(7), SO_TIMESTAMPNS) that sees the same datagrams on the loopback,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import re
 import socket
 import struct
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -102,24 +104,21 @@ def errors(port: int, probes: int) -> list[int]:
     return sorted(found)
 
 
-def tell(name: str, found: list[int]) -> None:
+def told(beside: str, found: list[int]) -> dict[str, Any]:
+    """What they show: how many they are, and percentiles."""
+
     def at(share: float) -> int:
         return found[min(int(len(found) * share), len(found) - 1)]
 
-    print(
-        f"{name}: {len(found):,} probes, error p50 {at(0.5):,} ns, p99 {at(0.99):,} ns,"
-        f" p99.9 {at(0.999):,} ns, most {found[-1]:,} ns"
-    )
+    shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
+    return {"beside": beside, "probes": len(found), **{name: at(shares[name]) for name in shares}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--probes", type=int, default=5_000)
-    options = parser.parse_args()
-    with serving(options.backend) as port:
+def measured(backend: str, probes: int) -> list[dict[str, Any]]:
+    """First idle, then beside a load."""
+    with serving(backend) as port:
         errors(port, 100)  # the kernel begins to stamp a moment after it was asked to
-        tell("idle", errors(port, options.probes))
+        idle = told("nothing", errors(port, probes))
         address = f"127.0.0.1:{port}"
         plan = Plan(address, udp=True, prefix=PREFIX, connections=16, size="32", duration=1.0)
         most = Load(plan).run()
@@ -129,10 +128,27 @@ def main() -> None:
         load = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             time.sleep(1.0)  # until it is at work; nothing tells
-            tell(f"beside {int(rate):,} messages a second", errors(port, options.probes))
+            return [idle, told(f"{int(rate):,} messages a second", errors(port, probes))]
         finally:
             load.terminate()
             load.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--probes", type=int, default=5_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measured(options.backend, options.probes)
+    if options.json:
+        print(json.dumps(found))
+        return
+    for each in found:
+        print(
+            f"beside {each['beside']}: {each['probes']:,} probes, error p50 {each['p50']:,} ns,"
+            f" p99 {each['p99']:,} ns, p99.9 {each['p99.9']:,} ns, most {each['most']:,} ns"
+        )
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def all_goals(results: dict[str, Any], student: Student = STUDENT) -> Iterator[G
         if found := between(results, "framings", framing, OURS, student):
             yield Goal(f"{framing}, 16 in flight", "CPU, × line", 1.10, found)
     yield from alone(results, student)
+    yield from stamps(results)
     yield from at_rest(results)
     yield from in_time(results)
     for kind, work in WORKS.items():
@@ -133,6 +134,12 @@ def alone(results: dict[str, Any], student: Student) -> Iterator[Goal]:
         if found["size"] == min(each["size"] for each in results["stamping"]):
             yield Goal(title, "ns per line", 1.5, exactly(found["ns"]))
         yield Goal(title, "CPU, × C (`memchr` and `memcpy`)", 1.0, ratio)
+
+
+def stamps(results: dict[str, Any]) -> Iterator[Goal]:
+    for found in results.get("stamps", ()):
+        title = f"stamps on UDP, beside {found['beside']}"
+        yield Goal(title, "error, p99.9, ns", 1000, exactly(found["p99.9"]), 0)
 
 
 def at_rest(results: dict[str, Any]) -> Iterator[Goal]:

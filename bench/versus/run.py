@@ -337,6 +337,22 @@ def readiness(peers: Sequence[Peer]) -> dict[str, tuple[float, float, float]]:
     return {name: interval(values) for name, values in seconds.items()}
 
 
+def stamps(peers: Sequence[Peer]) -> list[dict[str, Any]]:
+    """How true they are, as bench/stamps.py has it: with both cores, as the load takes one."""
+    if all(peer.name != "fastecho" for peer in peers):
+        return []
+    os.sched_setaffinity(0, {GENERATOR_CPU, SERVER_CPU})
+    try:
+        return list(
+            json.loads(run_command([sys.executable, str(HERE.parent / "stamps.py"), "--json"]))
+        )
+    except PeerError as error:  # it needs CAP_NET_RAW
+        say(str(error))
+        return []
+    finally:
+        os.sched_setaffinity(0, {GENERATOR_CPU})
+
+
 def latencies(peers: Sequence[Peer]) -> dict[str, list[dict[str, Any]]]:
     """Percentiles in open loop, at shares of what each can do at most: short runs, in turns."""
     able = [peer for peer in peers if "latency" not in peer.cannot]
@@ -407,6 +423,8 @@ def seconds(kind: str, peers: Sequence[Peer], rounds: int) -> float:
         return runs * len(SHARES) * (OPEN_LOOP + 0.3)
     if kind == "stamping":
         return 1.5 * SITTINGS
+    if kind == "stamps":
+        return 15.0
     total = 0.0
     for group in groups(kind, peers, rounds):
         entries = group.entries
@@ -479,7 +497,7 @@ def main() -> int:
     }
     if options.add:
         results = json.loads(options.out.read_text()) | {"rounds": options.rounds}
-    special = {"memory": memory, "ready": readiness, "latency": latencies}
+    special = {"memory": memory, "ready": readiness, "latency": latencies, "stamps": stamps}
     found = {
         kind: list(groups(kind, peers, options.rounds))
         for kind in kinds

@@ -64,8 +64,9 @@ WORKS = {
     "memory": Work("memory at rest and per idle connection"),
     "ready": Work("time to ready"),
     "latency": Work("latency at 30% and 70% of its own saturation"),
+    "stamps": Work("error of stamps on UDP", only=("fastecho",)),
     "stamping": Work("framing and stamping alone"),
 }
 STREAMS = tuple(
-    name for name, work in WORKS.items() if not name.startswith(("udp", "ready", "stamping"))
+    name for name, work in WORKS.items() if not name.startswith(("udp", "ready", "stamp"))
 )
